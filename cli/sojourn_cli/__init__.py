@@ -1,0 +1,1 @@
+"""`sojourn`: the command of administrators and scripts, a plain REST client."""

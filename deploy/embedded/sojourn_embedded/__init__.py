@@ -1,0 +1,1 @@
+"""Everything of Sojourn on one machine: `sojourn up`."""

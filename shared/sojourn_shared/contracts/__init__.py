@@ -1,0 +1,1 @@
+"""Every message that crosses a wire: `wire` between server and agents, `events` between services."""
