@@ -1,7 +1,7 @@
 """What the keeper (root, no network) and the link (network, no rights) say to each other over a socketpair.
 
 A stream of frames: four bytes of length, big-endian, then one JSON message. The keeper trusts nothing of what comes
-from the link but what a signature tells: documents, time and key sets are signed by the server, and judged in the keeper.
+from the link but what a signature tells: documents, time and key sets are signed by the server, judged in the keeper.
 """
 
 import struct
@@ -15,28 +15,28 @@ FRAME_LIMIT = 1024 * 1024
 _LENGTH = struct.Struct(">I")
 
 
-class _Message(Wire, tag_field="type"):
+class _Message(Wire, frozen=True, tag_field="type"):
     pass
 
 
 # --- link → keeper ----------------------------------------------------------------------------------------------------
 
 
-class Connected(_Message, tag="connected", kw_only=True):
+class Connected(_Message, tag="connected", frozen=True, kw_only=True):
     """The link's connection to NATS came (subscribed and flushed) or went; `why` is for people."""
 
     up: bool
     why: str = ""
 
 
-class Pushed(_Message, tag="pushed", kw_only=True):
+class Pushed(_Message, tag="pushed", frozen=True, kw_only=True):
     """A push of the server: `grant` and `revoke` carry a document, `decision` informs the person waiting."""
 
     kind: Literal["grant", "revoke", "decision"]
     body: str
 
 
-class Answer(_Message, tag="answer", kw_only=True):
+class Answer(_Message, tag="answer", frozen=True, kw_only=True):
     """The server's answer to `Ask` number `ask`, or why there is none."""
 
     ask: int
@@ -44,41 +44,41 @@ class Answer(_Message, tag="answer", kw_only=True):
     problem: str | None = None
 
 
-class Delivered(_Message, tag="delivered", kw_only=True):
+class Delivered(_Message, tag="delivered", frozen=True, kw_only=True):
     """The stream acknowledged this report; the keeper may forget it."""
 
     report_id: str
 
 
-class Undelivered(_Message, tag="undelivered", kw_only=True):
+class Undelivered(_Message, tag="undelivered", frozen=True, kw_only=True):
     """The report was not taken now (queue full, connection gone); the keeper keeps it, and offers it again."""
 
     report_id: str
     why: str
 
 
-class SignNonce(_Message, tag="sign_nonce", kw_only=True):
+class SignNonce(_Message, tag="sign_nonce", frozen=True, kw_only=True):
     """The NATS server's nonce; the keeper answers with `Signature`, or refuses what is not a nonce."""
 
     ask: int
     nonce: str
 
 
-class SignRenewal(_Message, tag="sign_renewal", kw_only=True):
+class SignRenewal(_Message, tag="sign_renewal", frozen=True, kw_only=True):
     """The nonce of POST /computers/{id}/credentials or …/document."""
 
     ask: int
     nonce: str
 
 
-class NewCredentials(_Message, tag="new_credentials", kw_only=True):
+class NewCredentials(_Message, tag="new_credentials", frozen=True, kw_only=True):
     """Renewed over HTTPS; the keeper checks and stores the key set, and stores the credentials for the next start."""
 
     credentials: str
     keys: str
 
 
-class FetchedDocument(_Message, tag="fetched_document", kw_only=True):
+class FetchedDocument(_Message, tag="fetched_document", frozen=True, kw_only=True):
     """A document and key set got over HTTPS, when NATS cannot be reached or the computer was decommissioned."""
 
     document: str
@@ -92,8 +92,8 @@ FromLink = (
 # --- keeper → link ----------------------------------------------------------------------------------------------------
 
 
-class Start(_Message, tag="start", kw_only=True):
-    """The first message: all that the link needs to know, none of it secret but for the JWT, which is worthless alone."""
+class Start(_Message, tag="start", frozen=True, kw_only=True):
+    """The first message: all that the link needs to know; the JWT in it is worthless without the keeper."""
 
     computer_id: str
     server: str
@@ -102,7 +102,7 @@ class Start(_Message, tag="start", kw_only=True):
     ca_pem: str | None = None
 
 
-class Ask(_Message, tag="ask", kw_only=True):
+class Ask(_Message, tag="ask", frozen=True, kw_only=True):
     """Put `body` to the server as `ask.<kind>`; answered by `Answer` within `timeout_ms`."""
 
     ask: int
@@ -111,7 +111,7 @@ class Ask(_Message, tag="ask", kw_only=True):
     timeout_ms: int = 2000
 
 
-class Report(_Message, tag="report", kw_only=True):
+class Report(_Message, tag="report", frozen=True, kw_only=True):
     """A signed report to publish as `report.<kind>`, with `Nats-Msg-Id` = its id."""
 
     report_id: str
@@ -119,14 +119,14 @@ class Report(_Message, tag="report", kw_only=True):
     jws: str
 
 
-class Signature(_Message, tag="signature", kw_only=True):
+class Signature(_Message, tag="signature", frozen=True, kw_only=True):
     """Answer to `SignNonce` (base64 of the nkey's signature) and to `SignRenewal` (a JWS); null when refused."""
 
     ask: int
     signature: str | None
 
 
-class Renew(_Message, tag="renew", kw_only=True):
+class Renew(_Message, tag="renew", frozen=True, kw_only=True):
     """Renew credentials now: a document came whose key the keeper does not know."""
 
 

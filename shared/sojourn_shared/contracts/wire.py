@@ -16,20 +16,20 @@ PACKET_LIMIT = 64 * 1024
 
 
 class Wire(msgspec.Struct, frozen=True):
-    """A value on the wire. `kw_only` is said by each class: msgspec does not hand it down."""
+    """A value on the wire. `frozen` and `kw_only` are said by each class: they are not handed down."""
 
 
 # --- applications and rules -------------------------------------------------------------------------------------------
 
 
-class Signature(Wire, kw_only=True):
+class Signature(Wire, frozen=True, kw_only=True):
     """What is known of who vouches for a file. On Linux: `verified` = package record digest + trusted path."""
 
     status: Literal["verified", "unsigned", "invalid", "unknown"] = "unknown"
     by: str | None = None
 
 
-class Application(Wire, kw_only=True):
+class Application(Wire, frozen=True, kw_only=True):
     """The facts of an application, as the computer found them. Only `path` is always present."""
 
     path: str
@@ -47,7 +47,7 @@ class Application(Wire, kw_only=True):
     platform: Literal["linux", "windows", "macos"] | None = None
 
 
-class AnyArgument(Wire, forbid_unknown_fields=True, kw_only=True):
+class AnyArgument(Wire, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Stands for one argument (`one`), or, last, for whatever follows (`rest`)."""
 
     any: Literal["one", "rest"]
@@ -56,38 +56,38 @@ class AnyArgument(Wire, forbid_unknown_fields=True, kw_only=True):
 ArgumentPattern = list[str | AnyArgument]
 
 
-class _Rule(Wire, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+class _Rule(Wire, tag_field="type", forbid_unknown_fields=True, frozen=True, kw_only=True):
     arguments: ArgumentPattern | None = None
 
 
-class VendorRule(_Rule, tag="vendor", kw_only=True):
+class VendorRule(_Rule, tag="vendor", frozen=True, kw_only=True):
     vendor: str
     verified: bool = True
 
 
-class ProductRule(_Rule, tag="product", kw_only=True):
+class ProductRule(_Rule, tag="product", frozen=True, kw_only=True):
     product: str
     vendor: str | None = None
     verified: bool = True
 
 
-class VerifiedExecutableRule(_Rule, tag="verified_executable", kw_only=True):
+class VerifiedExecutableRule(_Rule, tag="verified_executable", frozen=True, kw_only=True):
     executable: str
     product: str | None = None
     vendor: str | None = None
 
 
-class FileHashRule(_Rule, tag="file_hash", kw_only=True):
+class FileHashRule(_Rule, tag="file_hash", frozen=True, kw_only=True):
     sha256: str
     executable: str | None = None
 
 
-class ClsidRule(_Rule, tag="clsid", kw_only=True):
+class ClsidRule(_Rule, tag="clsid", frozen=True, kw_only=True):
     clsid: str
     name: str | None = None
 
 
-class FolderPathRule(_Rule, tag="folder_path", kw_only=True):
+class FolderPathRule(_Rule, tag="folder_path", frozen=True, kw_only=True):
     path: str
     recursive: bool = True
     executable: str | None = None
@@ -98,12 +98,12 @@ Rule = VendorRule | ProductRule | VerifiedExecutableRule | FileHashRule | ClsidR
 # --- the document -----------------------------------------------------------------------------------------------------
 
 
-class Users(Wire, kw_only=True):
+class Users(Wire, frozen=True, kw_only=True):
     all: bool = False
     names: list[str] = []
 
 
-class Asking(Wire, kw_only=True):
+class Asking(Wire, frozen=True, kw_only=True):
     """What this computer tells a person before asking: from the requests settings."""
 
     enabled: bool = True
@@ -114,14 +114,14 @@ class Asking(Wire, kw_only=True):
     ticket_pattern: str | None = None
 
 
-class Revoked(Wire, kw_only=True):
+class Revoked(Wire, frozen=True, kw_only=True):
     at: datetime
     reason: str
     grace_seconds: int = 0
     superseded: bool = False
 
 
-class Grant(Wire, kw_only=True):
+class Grant(Wire, frozen=True, kw_only=True):
     """The only thing that elevates. `until` is null while the clock has not started (`starts: first_use`)."""
 
     id: str
@@ -146,7 +146,7 @@ class Grant(Wire, kw_only=True):
     needs: list[str] = []
 
 
-class Document(Wire, kw_only=True):
+class Document(Wire, frozen=True, kw_only=True):
     """All that one computer may elevate, signed as `sojourn-state`.
 
     `grants` stay raw here: one that this agent cannot read is refused alone (`read_grants`), the others hold.
@@ -163,14 +163,14 @@ class Document(Wire, kw_only=True):
     grants: list[msgspec.Raw] = []
 
 
-class UnreadableGrant(Wire, kw_only=True):
+class UnreadableGrant(Wire, frozen=True, kw_only=True):
     """A grant that this reader does not understand, and why."""
 
     id: str
     reason: str
 
 
-class _Named(Wire, kw_only=True):
+class _Named(Wire, frozen=True, kw_only=True):
     id: str
     needs: list[str] = []
 
@@ -193,7 +193,7 @@ def read_grants(document: Document, known: frozenset[str]) -> list[Grant | Unrea
     return grants
 
 
-class SignedTime(Wire, kw_only=True):
+class SignedTime(Wire, frozen=True, kw_only=True):
     """The server's time, in answer to the agent's own nonce; signed as `sojourn-time`."""
 
     computer_id: str
@@ -203,20 +203,20 @@ class SignedTime(Wire, kw_only=True):
     version: int
 
 
-class DocumentKey(Wire, kw_only=True):
+class DocumentKey(Wire, frozen=True, kw_only=True):
     kid: str
     x: str
     not_after: datetime | None = None
 
 
-class KeySet(Wire, kw_only=True):
+class KeySet(Wire, frozen=True, kw_only=True):
     """The keys that may sign documents and time; signed by the root key as `sojourn-keys`; a higher epoch replaces."""
 
     epoch: int
     keys: list[DocumentKey]
 
 
-class Renewal(Wire, kw_only=True):
+class Renewal(Wire, frozen=True, kw_only=True):
     """Signed by the keeper as `sojourn-renew`: the only login of an agent over HTTPS."""
 
     computer_id: str
@@ -227,12 +227,12 @@ class Renewal(Wire, kw_only=True):
 # --- questions of the agent -------------------------------------------------------------------------------------------
 
 
-class RunningRun(Wire, kw_only=True):
+class RunningRun(Wire, frozen=True, kw_only=True):
     run_id: str
     grant_id: str
 
 
-class Heartbeat(Wire, kw_only=True):
+class Heartbeat(Wire, frozen=True, kw_only=True):
     v: int = 1
     nonce: str
     epoch: int
@@ -243,34 +243,34 @@ class Heartbeat(Wire, kw_only=True):
     agent_version: str
 
 
-class HeartbeatAnswer(Wire, kw_only=True):
+class HeartbeatAnswer(Wire, frozen=True, kw_only=True):
     """Both are compact JWS; `document` is null when the agent holds the newest."""
 
     time: str
     document: str | None = None
 
 
-class AskDecision(Wire, kw_only=True):
+class AskDecision(Wire, frozen=True, kw_only=True):
     request_id: str
 
 
-class AskTerms(Wire, kw_only=True):
+class AskTerms(Wire, frozen=True, kw_only=True):
     user: str
     application: Application
 
 
-class TermsAnswer(Wire, kw_only=True):
+class TermsAnswer(Wire, frozen=True, kw_only=True):
     allowed: bool
     longest_minutes: int
     approvers: list[str] = []
     problem: str | None = None
 
 
-class AskRules(Wire, kw_only=True):
+class AskRules(Wire, frozen=True, kw_only=True):
     digest: str
 
 
-class Decision(Wire, kw_only=True):
+class Decision(Wire, frozen=True, kw_only=True):
     """How a request stands, for the person waiting. Informs, never elevates."""
 
     request_id: str
@@ -290,12 +290,12 @@ class Decision(Wire, kw_only=True):
 # --- reports: signed by the keeper as `sojourn-report` ----------------------------------------------------------------
 
 
-class ReportingUser(Wire, kw_only=True):
+class ReportingUser(Wire, frozen=True, kw_only=True):
     name: str
     uid: int
 
 
-class _Report(Wire, tag_field="kind", kw_only=True):
+class _Report(Wire, tag_field="kind", frozen=True, kw_only=True):
     """`seq` counts per kind without gaps; the computer is the subject's token, and must be the same here."""
 
     v: int = 1
@@ -306,7 +306,7 @@ class _Report(Wire, tag_field="kind", kw_only=True):
     at: datetime
 
 
-class RequestReport(_Report, tag="request", kw_only=True):
+class RequestReport(_Report, tag="request", frozen=True, kw_only=True):
     """A person asks; the report's id is the request's id."""
 
     user: ReportingUser
@@ -317,24 +317,24 @@ class RequestReport(_Report, tag="request", kw_only=True):
     max_uses: int | None = None
 
 
-class CancelReport(_Report, tag="cancel", kw_only=True):
+class CancelReport(_Report, tag="cancel", frozen=True, kw_only=True):
     request_id: str
     user: ReportingUser
 
 
-class AppliedGrant(Wire, kw_only=True):
+class AppliedGrant(Wire, frozen=True, kw_only=True):
     id: str
     applied: bool
     reason: str | None = None
 
 
-class AppliedReport(_Report, tag="applied", kw_only=True):
+class AppliedReport(_Report, tag="applied", frozen=True, kw_only=True):
     epoch: int
     version: int
     grants: list[AppliedGrant]
 
 
-class StartedReport(_Report, tag="started", kw_only=True):
+class StartedReport(_Report, tag="started", frozen=True, kw_only=True):
     """`rule` is the index of the grant's rule that matched, or the digest of its rule set."""
 
     run_id: str
@@ -346,7 +346,7 @@ class StartedReport(_Report, tag="started", kw_only=True):
     until: datetime | None
 
 
-class MovedReport(_Report, tag="moved", kw_only=True):
+class MovedReport(_Report, tag="moved", frozen=True, kw_only=True):
     run_id: str
     from_: str = msgspec.field(name="from")
     to: str
@@ -357,12 +357,12 @@ ENDS_GRANT: frozenset[Cause] = frozenset({"expired", "revoked", "returned"})
 """The causes that end the grant itself; the others end only the runs named."""
 
 
-class EndedProcess(Wire, kw_only=True):
+class EndedProcess(Wire, frozen=True, kw_only=True):
     pid: int
     name: str
 
 
-class EndedRun(Wire, kw_only=True):
+class EndedRun(Wire, frozen=True, kw_only=True):
     """`gone`: the computer looked again, and nothing of the run was left."""
 
     run_id: str
@@ -374,18 +374,18 @@ class EndedRun(Wire, kw_only=True):
     at: datetime
 
 
-class EndedReport(_Report, tag="ended", kw_only=True):
+class EndedReport(_Report, tag="ended", frozen=True, kw_only=True):
     grant_id: str
     cause: Cause
     runs: list[EndedRun] = []
 
 
-class ReturnedReport(_Report, tag="returned", kw_only=True):
+class ReturnedReport(_Report, tag="returned", frozen=True, kw_only=True):
     grant_id: str
     user: ReportingUser
 
 
-class RefusedReport(_Report, tag="refused", kw_only=True):
+class RefusedReport(_Report, tag="refused", frozen=True, kw_only=True):
     user: ReportingUser
     application: Application
     reason: str
@@ -393,29 +393,29 @@ class RefusedReport(_Report, tag="refused", kw_only=True):
     count: int = 1
 
 
-class Guarantee(Wire, kw_only=True):
+class Guarantee(Wire, frozen=True, kw_only=True):
     """What a computer can really do, found by doing it; `why` is a sentence."""
 
     word: Literal["enforced", "best effort", "observed only", "absent"]
     why: str
 
 
-class ComputerUser(Wire, kw_only=True):
+class ComputerUser(Wire, frozen=True, kw_only=True):
     name: str
     uid: int
 
 
-class StandingRight(Wire, kw_only=True):
+class StandingRight(Wire, frozen=True, kw_only=True):
     user: str
     through: str
 
 
-class Spool(Wire, kw_only=True):
+class Spool(Wire, frozen=True, kw_only=True):
     waiting: int
     limit: int
 
 
-class HealthReport(_Report, tag="health", kw_only=True):
+class HealthReport(_Report, tag="health", frozen=True, kw_only=True):
     guarantees: dict[str, Guarantee]
     users: list[ComputerUser] = []
     standing_rights: list[StandingRight] = []
@@ -451,14 +451,14 @@ REPORT_KINDS = {
 # --- enrolment, over HTTPS --------------------------------------------------------------------------------------------
 
 
-class Platform(Wire, kw_only=True):
+class Platform(Wire, frozen=True, kw_only=True):
     os: str
     distribution: str
     version: str
     architecture: str
 
 
-class Enrolment(Wire, kw_only=True):
+class Enrolment(Wire, frozen=True, kw_only=True):
     name: str
     machine_id: str
     platform: Platform
@@ -468,14 +468,14 @@ class Enrolment(Wire, kw_only=True):
     guarantees: dict[str, Guarantee] = {}
 
 
-class Credentials(Wire, kw_only=True):
+class Credentials(Wire, frozen=True, kw_only=True):
     jwt: str
     expires_at: datetime
     nats_urls: list[str]
     inbox_prefix: str
 
 
-class Enrolled(Wire, kw_only=True):
+class Enrolled(Wire, frozen=True, kw_only=True):
     computer_id: str
     credentials: Credentials
     root_key: str
@@ -485,12 +485,12 @@ class Enrolled(Wire, kw_only=True):
     ca_pem: str | None = None
 
 
-class Renewed(Wire, kw_only=True):
+class Renewed(Wire, frozen=True, kw_only=True):
     credentials: Credentials
     keys: str
 
 
-class DocumentAnswer(Wire, kw_only=True):
+class DocumentAnswer(Wire, frozen=True, kw_only=True):
     document: str
     keys: str
 
