@@ -1,1 +1,1 @@
-"""Everything of Sojourn on one machine: `sojourn up`."""
+"""Everything of Sojourn on one machine: PostgreSQL, NATS, the services, the gateway and an agent, under one command."""

@@ -392,11 +392,12 @@ class Key:
 _HEADER = base64url(b'{"typ":"JWT","alg":"ed25519-nkey"}')
 
 
-def write_secret(file: Path, text: str) -> None:
-    """Write `text` with mode 0600, completely or not at all, and durably."""
+def write_secret(file: Path, text: str, uid: int = -1, gid: int = -1) -> None:
+    """Write `text` with mode 0600, completely or not at all, and durably; `uid` and `gid` -1: the caller's."""
     fresh = file.with_name(f".{file.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        os.fchown(out.fileno(), uid, gid)
         out.write(text)
         out.flush()
         os.fsync(out.fileno())

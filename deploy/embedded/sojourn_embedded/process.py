@@ -1,0 +1,139 @@
+"""Starting a program under a uid of its own, so that it ends when its parent does."""
+
+import ctypes
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+# Loaded before any fork: a child between fork and exec must not import.
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+class CannotStart(Exception):
+    """A part cannot start; the message is a sentence for the person at the terminal, and says what to do."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whom a part runs as. Numeric: no OS user is created, and none of these needs one."""
+
+    uid: int
+    gid: int
+
+    @classmethod
+    def caller(cls) -> "Identity":
+        return cls(os.geteuid(), os.getegid())
+
+    @property
+    def is_caller(self) -> bool:
+        return self.uid == os.geteuid()
+
+    def drop(self) -> None:
+        """Become this identity for good. In a child, before it reads any secret."""
+        if not self.is_caller:
+            os.setgroups([])
+            os.setgid(self.gid)
+            os.setuid(self.uid)
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    identity: Identity,
+    *,
+    log: Path,
+    dies_by: signal.Signals,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    keep_open: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start `argv` as `identity`; it gets `dies_by` when this process is gone. Output is appended to `log`."""
+    parent = os.getpid()
+    with append_to(log) as out:
+        return subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={"PATH": os.defpath, "LANG": "C.UTF-8", **(environ or {})},
+            cwd=folder or "/",
+            pass_fds=keep_open,
+            # A session of its own: Ctrl-C at the terminal reaches the launcher alone, which ends the parts in order.
+            start_new_session=True,
+            preexec_fn=lambda: die_with(parent, dies_by),  # noqa: PLW1509 - the launcher has one thread
+            user=None if identity.is_caller else identity.uid,
+            group=None if identity.is_caller else identity.gid,
+            extra_groups=None if identity.is_caller else (),
+        )
+
+
+def die_with(parent: int, by: signal.Signals) -> None:
+    """Have this process receive `by` when `parent` ends. Call it after a change of uid, which would clear it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(by))
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def append_to(log: Path) -> IO[bytes]:
+    """A log that only its owner reads; never through a symbolic link."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return os.fdopen(descriptor, "ab")
+
+
+def end(process: subprocess.Popen[bytes], by: signal.Signals, *, within: float) -> None:
+    """Ask a process to end by a signal, and kill it after `within` seconds."""
+    if process.poll() is not None:
+        return
+    process.send_signal(by)
+    try:
+        process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], *, within: float, name: str, log: Path
+) -> None:
+    """Return as soon as `ready()`. Raises CannotStart, with the end of the log, if it ends or takes too long."""
+    deadline = time.monotonic() + within
+    while not ready():
+        if process.poll() is not None:
+            raise CannotStart(f"{name} ended with status {process.returncode}: {last_lines(log)} ({log})")
+        if time.monotonic() > deadline:
+            raise CannotStart(f"{name} is not ready after {within:.0f} s: {last_lines(log)} ({log})")
+        time.sleep(0.005)
+
+
+def last_lines(log: Path, count: int = 3) -> str:
+    try:
+        return " / ".join(log.read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return "it wrote no log"
+
+
+def own(path: Path, identity: Identity, mode: int = 0o700) -> Path:
+    """Make the folder `path` with `mode`, and give it (not what is in it) to `identity`."""
+    path.mkdir(exist_ok=True)
+    os.chown(path, identity.uid, identity.gid)
+    path.chmod(mode)
+    return path
+
+
+def closed_folder(path: Path) -> Path | None:
+    """The first folder on the real way to `path` that other users may not traverse; None if there is no such."""
+    real = path.resolve()
+    for folder in reversed([real, *real.parents]):
+        try:
+            mode = folder.stat().st_mode
+        except FileNotFoundError:
+            return None
+        if stat.S_ISDIR(mode) and not mode & stat.S_IXOTH:
+            return folder
+    return None

@@ -1,0 +1,114 @@
+"""Fixtures for the tests of every part: a real PostgreSQL and a real NATS, thrown away at the end of the session."""
+
+import asyncio
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nats as nats_client
+import pytest
+
+from sojourn_shared.clock import system_clock
+from sojourn_shared.service.nats_accounts import PROVISIONER, Accounts, AgentIssuer, provision, write_secret
+
+from .nats_server import NatsServer, free_port
+from .postgres import Postgres
+from .process import Identity
+
+# As root the servers run under uids that no OS user has; PostgreSQL refuses to be root.
+_POSTGRES, _NATS = Identity(64190, 64190), Identity(64191, 64191)
+
+
+@pytest.fixture(scope="session")
+def throw_away_folder() -> Iterator[Path]:
+    """A folder that every uid may traverse, as pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="sojourn-test-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder)
+        path.chmod(0o711)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def postgres_url(throw_away_folder: Path) -> Iterator[str]:
+    """URL of the superuser of a real PostgreSQL that forgets to fsync: `postgresql://postgres:…@127.0.0.1:…/postgres`."""
+    server = Postgres(
+        folder=throw_away_folder / "postgres",
+        identity=_own_uid(_POSTGRES),
+        password=secrets.token_hex(8),
+        log=throw_away_folder / "postgres.log",
+        port=free_port(),
+        forgetful=True,
+    )
+    server.start()
+    try:
+        yield server.url()
+    finally:
+        server.stop()
+
+
+@dataclass
+class TestNats:
+    """A real server with the real accounts, streams and durable consumers. `stop` and `start` make an outage."""
+
+    __test__ = False
+
+    server: NatsServer
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def agent_issuer(self) -> AgentIssuer:
+        """`.seed` and `.account`, as `agent_jwt` takes them."""
+        return self.server.accounts.agent_issuer
+
+    def creds(self, user: str) -> Path:
+        """The `.creds` file of a service, of `provisioner` or of `sys`."""
+        file = self.folder / f"{user}.creds"
+        if not file.exists():
+            write_secret(file, self.server.accounts.credentials(user))
+        return file
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats(throw_away_folder: Path) -> Iterator[TestNats]:
+    """A real NATS as `TestNats`; its streams keep what earlier tests published."""
+    folder = throw_away_folder / "nats-keys"
+    folder.mkdir(0o700)
+    server = NatsServer(
+        folder=throw_away_folder / "nats",
+        identity=_own_uid(_NATS),
+        accounts=Accounts.kept_in(folder / "accounts.json", system_clock()),
+        port=free_port(),
+        log=throw_away_folder / "nats.log",
+    )
+    server.start()
+    try:
+        running = TestNats(server, folder)
+        asyncio.run(provision_as_provisioner(running.url, running.creds(PROVISIONER)))
+        yield running
+    finally:
+        server.stop()
+
+
+async def provision_as_provisioner(url: str, credentials: Path) -> None:
+    """Make the streams and durable consumers."""
+    connection = await nats_client.connect(url, user_credentials=str(credentials), allow_reconnect=False)
+    try:
+        await provision(connection)
+    finally:
+        await connection.close()
+
+
+def _own_uid(identity: Identity) -> Identity:
+    return identity if Identity.caller().uid == 0 else Identity.caller()
