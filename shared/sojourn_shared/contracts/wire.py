@@ -490,6 +490,23 @@ class Renewed(Wire, frozen=True, kw_only=True):
     keys: str
 
 
+class ComputerLogin(Wire, frozen=True, kw_only=True):
+    """The body of POST /computers/{id}/credentials and /computers/{id}/document, and the whole login of an agent.
+
+    `renewal` is a compact JWS `sojourn-renew` over `Renewal`. Without it (`{}`), or with a nonce that is spent, too
+    old or another's, the answer is 401, a problem with the member `nonce`: sign that one and call again.
+    """
+
+    renewal: str | None = None
+
+
+class NonceProblem(Wire, frozen=True, kw_only=True):
+    """What an agent reads of the 401."""
+
+    nonce: str
+    detail: str = ""
+
+
 class DocumentAnswer(Wire, frozen=True, kw_only=True):
     document: str
     keys: str
