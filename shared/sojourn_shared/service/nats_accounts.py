@@ -375,6 +375,10 @@ class Key:
         """`kind`: OPERATOR, ACCOUNT or USER."""
         return cls(nkeys.encode_seed(os.urandom(32), getattr(nkeys, f"PREFIX_BYTE_{kind}")).decode())
 
+    def sign(self, nonce: str) -> bytes:
+        """A server's nonce, in the form that nats-py's `signature_cb` has to return."""
+        return base64.b64encode(self._pair.sign(nonce.encode()))
+
     def token(self, subject: str, name: str, kind: str, claims: Mapping[str, Any], now: datetime, **more: int) -> str:
         """A NATS JWT, version 2, about `subject` (an nkey)."""
         body = {
