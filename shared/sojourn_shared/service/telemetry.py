@@ -11,6 +11,8 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy import text
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import is_database_gone, of_error
@@ -59,21 +61,27 @@ class Tracing:
         request = Request(scope, receive)
         request.state.trace = traceparent_of(request)
         trace = trace_id(request.state.trace)
-        status = 500
-        began = time.perf_counter()
+        status, began = 0, time.perf_counter()
+        too_large = False
 
         async def traced(message: Message) -> None:
-            nonlocal status
+            nonlocal status, too_large
             if message["type"] == "http.response.start":
+                headers = Headers(raw=message.get("headers", []))
+                too_large = message["status"] == 413 and "problem" not in headers.get("content-type", "")
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", trace.encode())]
+            if too_large:  # the body limit answers in plain text, outside of every error handler
+                if message["type"] == "http.response.start":
+                    await of_error(request, HTTPException(413))(scope, receive, send)
+                return
             await send(message)
 
         with structlog.contextvars.bound_contextvars(trace=trace):
             try:
                 await self.app(scope, receive, traced)
             except Exception as error:
-                if status != 500:  # the answer has begun: nothing better can be sent
+                if status:  # the answer has begun: nothing better can be sent
                     raise
                 await of_error(request, error)(scope, receive, traced)
             finally:
