@@ -18,6 +18,7 @@ import uvloop
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from sqlalchemy import MetaData, text
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from sojourn_shared.clock import Clock, system_clock
 from sojourn_shared.contracts.events import Actor
@@ -147,14 +148,14 @@ def bare_app(service: Service, lifespan: Any = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=_operation_id,
     )
     for router in service.routers:
         app.include_router(router, prefix="/api/v1")
     telemetry.add_health(app)
     install(app)
-    app.add_middleware(telemetry.Tracing)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
+    app.add_middleware(telemetry.Tracing)  # outermost: it makes a problem of what the limit says
     return app
 
 
