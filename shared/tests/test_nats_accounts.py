@@ -2,7 +2,6 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,39 +17,36 @@ COMPUTER = new_id(NOW)
 
 
 @pytest.fixture
-def accounts(tmp_path: Path) -> Accounts:
-    return Accounts.kept_in(tmp_path / "accounts.json", NOW)
+def accounts() -> Accounts:
+    return Accounts.kept(None, NOW)
 
 
 def claims(jwt: str) -> dict[str, Any]:
     return dict(json.loads(from_base64url(jwt.split(".")[1])))
 
 
-def test_a_restart_gives_the_same_accounts(accounts: Accounts, tmp_path: Path) -> None:
+def test_a_restart_gives_the_same_accounts(accounts: Accounts) -> None:
     """A server refuses to reload when the operator's JWT changes by a byte, and agents keep their credentials."""
-    again = Accounts.kept_in(tmp_path / "accounts.json", NOW + timedelta(days=3))
+    again = Accounts.kept(accounts.to_keep, NOW + timedelta(days=3))
+    assert again.to_keep == accounts.to_keep
     assert again.accounts_config() == accounts.accounts_config()
     assert again.credentials("expiry") == accounts.credentials("expiry")
-    assert (tmp_path / "accounts.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_an_account_that_is_new_in_the_table_is_added(accounts: Accounts, tmp_path: Path) -> None:
+def test_an_account_that_is_new_in_the_table_is_added(accounts: Accounts) -> None:
     """An upgrade that brings a service changes no key of those that were there."""
-    file = tmp_path / "accounts.json"
-    kept = json.loads(file.read_text())
+    kept = json.loads(accounts.to_keep)
     del kept["accounts"]["AUDIT"], kept["users"]["audit"]
-    file.write_text(json.dumps(kept))
-    again = Accounts.kept_in(file, NOW)
+    again = Accounts.kept(json.dumps(kept), NOW)
     assert again.account_ids["AUDIT"] != accounts.account_ids["AUDIT"]
     assert again.account_ids["EXPIRY"] == accounts.account_ids["EXPIRY"]
     assert again.operator_jwt == accounts.operator_jwt
 
 
-def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
-    """Nobody's keys are replaced because a disk was full."""
-    (tmp_path / "accounts.json").write_text("{")
-    with pytest.raises(ValueError, match=r"accounts\.json is no JSON"):
-        Accounts.kept_in(tmp_path / "accounts.json", NOW)
+def test_what_cannot_be_understood_is_no_reason_to_make_new_keys() -> None:
+    """A file that a full disk cut short is an error: every computer would have to enrol again."""
+    with pytest.raises(ValueError, match="Expecting"):
+        Accounts.kept("{", NOW)
 
 
 def test_each_kind_of_report_and_question_has_exactly_one_owner() -> None:

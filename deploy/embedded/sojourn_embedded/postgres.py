@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from .process import CannotStart, Identity, end, last_lines, own, spawn, wait_until
+from .files import own
+from .process import CannotStart, Identity, end, last_lines, spawn, wait_until
 
 SUPERUSER = "postgres"
 
@@ -58,6 +59,11 @@ class Postgres:
 
     def start(self) -> None:
         """Return when it accepts connections. Raises CannotStart."""
+        process = self.launch()
+        wait_until(self.is_ready, process, within=60, name="PostgreSQL", log=self.log)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, and make the cluster first if there is none. Raises CannotStart."""
         if not (self.folder / "PG_VERSION").exists():
             self._make_cluster()
         settings = dict(_SETTINGS, port=str(self.port))
@@ -76,7 +82,7 @@ class Postgres:
             folder=self.folder,
             keep_open=self.keep_open,
         )
-        wait_until(self._is_ready, self.process, within=60, name="PostgreSQL", log=self.log)
+        return self.process
 
     def stop(self) -> None:
         if self.process:
@@ -88,7 +94,7 @@ class Postgres:
             return f"postgresql://{login}@/{database}?host={self.socket_folder}&port={self.port}"
         return f"postgresql://{login}@127.0.0.1:{self.port}/{database}"
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         """The eighth line of its lock file says so, as `pg_ctl` reads it; a line of a dead process does not count."""
         try:
             lines = (self.folder / "postmaster.pid").read_text().splitlines()

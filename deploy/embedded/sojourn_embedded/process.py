@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -116,24 +115,3 @@ def last_lines(log: Path, count: int = 3) -> str:
         return " / ".join(log.read_text(errors="replace").splitlines()[-count:])
     except OSError:
         return "it wrote no log"
-
-
-def own(path: Path, identity: Identity, mode: int = 0o700) -> Path:
-    """Make the folder `path` with `mode`, and give it (not what is in it) to `identity`."""
-    path.mkdir(exist_ok=True)
-    os.chown(path, identity.uid, identity.gid)
-    path.chmod(mode)
-    return path
-
-
-def closed_folder(path: Path) -> Path | None:
-    """The first folder on the real way to `path` that other users may not traverse; None if there is no such."""
-    real = path.resolve()
-    for folder in reversed([real, *real.parents]):
-        try:
-            mode = folder.stat().st_mode
-        except FileNotFoundError:
-            return None
-        if stat.S_ISDIR(mode) and not mode & stat.S_IXOTH:
-            return folder
-    return None

@@ -11,8 +11,9 @@ import nats as nats_client
 import pytest
 
 from sojourn_shared.clock import system_clock
-from sojourn_shared.service.nats_accounts import PROVISIONER, Accounts, AgentIssuer, provision, write_secret
+from sojourn_shared.service.nats_accounts import PROVISIONER, Accounts, AgentIssuer, provision
 
+from .files import own, write_secret
 from .nats_server import NatsServer, free_port
 from .postgres import Postgres
 from .process import Identity
@@ -55,6 +56,7 @@ class TestNats:
     __test__ = False
 
     server: NatsServer
+    accounts: Accounts
     folder: Path
 
     @property
@@ -64,13 +66,13 @@ class TestNats:
     @property
     def agent_issuer(self) -> AgentIssuer:
         """`.seed` and `.account`, as `agent_jwt` takes them."""
-        return self.server.accounts.agent_issuer
+        return self.accounts.agent_issuer
 
     def creds(self, user: str) -> Path:
         """The `.creds` file of a service, of `provisioner` or of `sys`."""
         file = self.folder / f"{user}.creds"
         if not file.exists():
-            write_secret(file, self.server.accounts.credentials(user))
+            write_secret(file, self.accounts.credentials(user))
         return file
 
     def start(self) -> None:
@@ -83,18 +85,21 @@ class TestNats:
 @pytest.fixture(scope="session")
 def nats(throw_away_folder: Path) -> Iterator[TestNats]:
     """A real NATS as `TestNats`; its streams keep what earlier tests published."""
-    folder = throw_away_folder / "nats-keys"
-    folder.mkdir(0o700)
+    keys = throw_away_folder / "nats-keys"
+    keys.mkdir(0o700)
     server = NatsServer(
         folder=throw_away_folder / "nats",
         identity=_own_uid(_NATS),
-        accounts=Accounts.kept_in(folder / "accounts.json", system_clock()),
         port=free_port(),
         log=throw_away_folder / "nats.log",
     )
+    accounts = Accounts.kept(None, system_clock())
+    own(server.folder, server.identity)
+    config = accounts.server_config(port=server.port, store=server.folder / "jetstream")
+    write_secret(server.folder / "nats.conf", config, server.identity)
     server.start()
     try:
-        running = TestNats(server, folder)
+        running = TestNats(server, accounts, keys)
         asyncio.run(provision_as_provisioner(running.url, running.creds(PROVISIONER)))
         yield running
     finally:

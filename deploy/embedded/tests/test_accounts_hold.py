@@ -82,13 +82,13 @@ class Town:
         return await self.connect(computer, link, jwt)
 
     async def user(self, name: str) -> Client:
-        accounts = self.bus.server.accounts
+        accounts = self.bus.accounts
         jwt = accounts.credentials(name).splitlines()[1]
         return await self.connect(name, accounts.users[name], jwt)
 
     async def rogue(self, service: str) -> Client:
         """Somebody in the service's account without any permission to hold them back."""
-        accounts, key, account = self.bus.server.accounts, Key.new("USER"), service.upper()
+        accounts, key, account = self.bus.accounts, Key.new("USER"), service.upper()
         everything = {"allow": [">"]}
         jwt = accounts.signers[account].token(
             key.id,

@@ -92,7 +92,7 @@ USERS: Mapping[str, str] = {PROVISIONER: "SOJOURN", SYSTEM: "SYS", **{service: s
 """Each user, and the account where it lives."""
 
 
-# --- the accounts, kept in a file -------------------------------------------------------------------------------------
+# --- the accounts and their keys --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,8 @@ class Accounts:
     time needs them, and the server refuses users signed by one.
     """
 
+    to_keep: str
+    """Every secret, as JSON: for a file of mode 0600 that outlives a restart."""
     operator_jwt: str
     operator: "Key"
     account_ids: Mapping[str, str]
@@ -122,18 +124,12 @@ class Accounts:
     made_at: datetime
 
     @classmethod
-    def kept_in(cls, file: Path, now: datetime) -> Self:
-        """The accounts in `file` (JSON, mode 0600), made at `now` if there is none; what is new in the table is added.
+    def kept(cls, text: str | None, now: datetime) -> Self:
+        """The accounts in `text` (what `to_keep` was), made at `now` if None; what is new in the table is added.
 
-        Raises ValueError, naming the file, if it cannot be understood.
+        Raises ValueError if the text cannot be understood.
         """
-        try:
-            kept = json.loads(file.read_text())
-        except FileNotFoundError:
-            kept = {}
-        except ValueError:
-            raise ValueError(f"{file} is no JSON: restore it, or move it away to make new accounts") from None
-        before = json.dumps(kept)
+        kept = json.loads(text) if text is not None else {}
         kept.setdefault("made_at", int(now.timestamp()))
         accounts = kept.setdefault("accounts", {})
         for name in ACCOUNTS:
@@ -150,9 +146,8 @@ class Accounts:
             }
             jwt = identity.token(identity.id, "sojourn", "operator", claims, now)
             kept["operator"] = {"jwt": jwt, "seed": operator.seed}
-        if json.dumps(kept) != before:
-            write_secret(file, json.dumps(kept, indent=1))
         return cls(
+            to_keep=json.dumps(kept, indent=1),
             operator_jwt=kept["operator"]["jwt"],
             operator=Key(kept["operator"]["seed"]),
             account_ids={name: accounts[name]["id"] for name in ACCOUNTS},
@@ -394,15 +389,3 @@ class Key:
 
 
 _HEADER = base64url(b'{"typ":"JWT","alg":"ed25519-nkey"}')
-
-
-def write_secret(file: Path, text: str, uid: int = -1, gid: int = -1) -> None:
-    """Write `text` with mode 0600, completely or not at all, and durably; `uid` and `gid` -1: the caller's."""
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        os.fchown(out.fileno(), uid, gid)
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.rename(file)
