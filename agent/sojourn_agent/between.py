@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from sojourn_shared.contracts.wire import Wire
+from sojourn_shared.contracts.wire import REPORT_LIMIT, Wire
 
-FRAME_LIMIT = 1024 * 1024
+FRAME_LIMIT = 2 * 1024 * 1024
+"""Bytes: the longest answer, a rule set of 512 KiB, may double as a text in JSON."""
+LONGEST_REPORT = REPORT_LIMIT - 128
+"""Bytes of a signed report: its header counts for the server too, which closes the connection for one byte more."""
 _LENGTH = struct.Struct(">I")
 
 

@@ -10,9 +10,9 @@ import contextlib
 import functools
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,6 +24,7 @@ from sojourn_shared.contracts import wire
 
 from .https import is_loopback
 
+T = TypeVar("T")
 Push = Literal["grant", "revoke", "decision"]
 PUSHES: tuple[Push, ...] = ("grant", "revoke", "decision")
 CONNECT_WITHIN = 5
@@ -145,7 +146,7 @@ class Connection:
                     deliver = functools.partial(_deliver, login.on_push, push)
                     await client.subscribe(f"{connection._subject}.{push}", cb=deliver)
                 for _ in range(2):  # the first PING goes out before the buffered SUBs: only its successor follows them
-                    await client.flush(CONNECT_WITHIN)
+                    await connection._unless_closed(client.flush(CONNECT_WITHIN))
             opened = True
         except (nats.errors.Error, OSError, ValueError) as error:  # TimeoutError is an OSError
             unreached = isinstance(error, nats.errors.NoServersError) and last
@@ -200,18 +201,20 @@ class Connection:
             self.closed.set_result(_reason(error) if error else "the connection was closed")
 
     async def _request(self, last: str, body: bytes, timeout_s: float, headers: dict[str, str] | None = None) -> Msg:
-        """nats-py lets a request wait for its whole time when the connection ends; this one fails at once."""
-        request = asyncio.ensure_future(
-            self._client.request(f"{self._subject}.{last}", body, timeout=timeout_s, headers=headers)
-        )
+        request = self._client.request(f"{self._subject}.{last}", body, timeout=timeout_s, headers=headers)
+        return await self._unless_closed(request)
+
+    async def _unless_closed(self, step: Coroutine[Any, Any, T]) -> T:
+        """nats-py lets requests and flushes wait for their whole time when the connection ends; these fail at once."""
+        doing = asyncio.ensure_future(step)
         try:
-            either: set[asyncio.Future[Any]] = {request, self.closed}
+            either: set[asyncio.Future[Any]] = {doing, self.closed}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not request.done():
+            if not doing.done():
                 raise nats.errors.ConnectionClosedError
-            return await request
+            return await doing
         finally:
-            request.cancel()
+            doing.cancel()
 
 
 async def _deliver(on_push: Callable[[Push, bytes], None], push: Push, message: Msg) -> None:
