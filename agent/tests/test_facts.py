@@ -1,0 +1,127 @@
+"""The facts of a file come from its descriptor; its digest is remembered only where nobody can change it unseen."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import sojourn_agent.facts
+from sojourn_agent.facts import HASHED_UP_TO, facts_of
+from sojourn_shared.clock import system_clock
+from sojourn_shared.contracts.wire import Signature
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tool"
+    path.write_bytes(b"#!/bin/sh\n" * 100_000)
+    return path
+
+
+@pytest.fixture
+def fd(file: Path) -> Iterator[int]:
+    opened = os.open(file, os.O_RDONLY)
+    yield opened
+    os.close(opened)
+
+
+def test_facts_are_those_of_the_open_file(fd: int, file: Path) -> None:
+    """SHA-256, size, name and platform; vendor and signature are not known here, and say so."""
+    facts = facts_of(fd, str(file))
+    assert facts.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (facts.path, facts.executable, facts.size) == (str(file), "tool", 1_000_000)
+    assert (facts.platform, facts.signature) == ("linux", Signature(status="unknown"))
+    assert (facts.vendor, facts.product, facts.package, facts.arguments) == (None, None, None, None)
+    assert os.lseek(fd, 0, os.SEEK_CUR) == 0
+
+
+def test_another_file_under_the_same_name_changes_nothing(fd: int, file: Path) -> None:
+    """Whoever swaps the name after the opening swaps nothing: the descriptor is judged."""
+    before = facts_of(fd, str(file)).sha256
+    other = file.with_name("evil")
+    other.write_bytes(b"evil")
+    other.rename(file)
+    assert facts_of(fd, str(file)).sha256 == before
+
+
+def test_the_name_is_that_of_the_resolved_file(file: Path) -> None:
+    """A link's name is no name of the application."""
+    link = file.with_name("innocent")
+    link.symlink_to(file)
+    opened = os.open(link, os.O_RDONLY)
+    try:
+        assert facts_of(opened, str(link)).executable == "tool"
+    finally:
+        os.close(opened)
+
+
+def test_a_file_rewritten_while_it_is_read_has_no_digest(fd: int, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stat before and after differ: nothing is known of the content."""
+    real = os.preadv
+
+    def write_meanwhile(*arguments: object) -> int:
+        with file.open("ab") as out:
+            out.write(b"x")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sojourn_agent.facts.os, "preadv", write_meanwhile)
+    assert facts_of(fd, str(file)).sha256 is None
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    """A sparse terabyte holds nobody up: its digest stays unknown, and no rule by hash matches it."""
+    huge = tmp_path / "huge"
+    with huge.open("wb") as out:
+        out.truncate(HASHED_UP_TO + 1)
+    opened = os.open(huge, os.O_RDONLY)
+    try:
+        facts = facts_of(opened, str(huge))
+        assert (facts.sha256, facts.size) == (None, HASHED_UP_TO + 1)
+    finally:
+        os.close(opened)
+
+
+def test_an_empty_file_has_the_digest_of_nothing(tmp_path: Path) -> None:
+    """Zero bytes are a content too."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    opened = os.open(empty, os.O_RDONLY)
+    try:
+        assert facts_of(opened, str(empty)).sha256 == hashlib.sha256(b"").hexdigest()
+    finally:
+        os.close(opened)
+
+
+@pytest.mark.parametrize(("trusted", "later", "reads"), [(True, 3, 1), (True, 1, 2), (True, -3600, 2), (False, 3, 2)])
+def test_only_a_settled_file_on_a_trusted_path_is_remembered(
+    fd: int, file: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, later: int, reads: int
+) -> None:
+    """Changed under two seconds ago, changed in the future, or writable by others: it is read each time."""
+    counted = []
+    real = sojourn_agent.facts._digest
+    monkeypatch.setattr(sojourn_agent.facts, "_digest", lambda *given: counted.append(given) or real(*given))
+
+    def clock() -> object:
+        return system_clock() + timedelta(seconds=later)
+
+    first = facts_of(fd, str(file), trusted=trusted, clock=clock)  # type: ignore[arg-type]
+    second = facts_of(fd, str(file), trusted=trusted, clock=clock)  # type: ignore[arg-type]
+    assert first == second
+    assert len(counted) == reads
+
+
+def test_a_changed_file_is_read_again(fd: int, file: Path) -> None:
+    """The same inode with other times is another content."""
+
+    def later() -> object:
+        return system_clock() + timedelta(seconds=5)
+
+    before = facts_of(fd, str(file), trusted=True, clock=later)  # type: ignore[arg-type]
+    file.write_bytes(b"y" * 1_000_000)
+    os.utime(file, ns=(0, 0))
+    after = facts_of(fd, str(file), trusted=True, clock=later)  # type: ignore[arg-type]
+    assert before.size == after.size
+    assert before.sha256 != after.sha256
