@@ -24,6 +24,7 @@ _SETTINGS = {
     "shared_buffers": "48MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    "max_logical_replication_workers": "0",
     "max_worker_processes": "2",
     "autovacuum_max_workers": "2",
     "autovacuum_worker_slots": "4",

@@ -1,0 +1,150 @@
+"""Starts parts, starts those that die again, and ends all of them in order."""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from .parts import Part
+from .process import CannotStart, last_lines
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two attempts; doubled each time
+STEADY = 60.0  # seconds up after which the next end is a first one again
+LOOK_EVERY = 0.02  # seconds, while something gets ready
+SLOW = 60.0  # seconds; a part that needs longer is ended and started again
+ATTEMPTS_AT_FIRST = 3  # a part that never got ready is wrong in a way that more attempts do not cure
+
+
+class Stopped(Exception):
+    """Somebody asked this process to end."""
+
+
+@dataclass
+class _Watch:
+    part: Part
+    state: str  # "starting", "up", "waiting"
+    since: float
+    pause: float = FIRST_PAUSE
+    attempts: int = 1
+    was_up: bool = False
+
+
+class Supervisor:
+    """`say(text)` tells people one line; `changed()` is called whenever a part's pid is another and it is ready."""
+
+    def __init__(self, say: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self._say = say
+        self._changed = changed
+        self._watches: dict[str, _Watch] = {}
+        self._began = time.monotonic()
+        self._asked_to_stop = False
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGTERM, SIGINT and SIGHUP raise Stopped as soon as parts are looked at again."""
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            self._asked_to_stop = True
+            os.write(self._waker, b"x")
+
+        before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def launch(self, *parts: Part) -> None:
+        """Start parts and watch them from now on. Raises CannotStart."""
+        for part in parts:
+            part.launch()
+            self._watches[part.name] = _Watch(part, "starting", time.monotonic())
+
+    def wait_for(self, *names: str) -> None:
+        """Return when all of these are up. Raises CannotStart if one ends again and again, and Stopped."""
+        self._look_at_all()
+        while any(self._watches[name].state != "up" for name in names):
+            self._sleep()
+            self._look_at_all()
+
+    def run(self) -> None:
+        """Watch until somebody asks to stop. Raises Stopped."""
+        while True:
+            self._look_at_all()
+            self._sleep()
+
+    def stop(self, *stages: tuple[Sequence[str], signal.Signals, float]) -> None:
+        """End parts in stages: these names, by this signal, within so many seconds, then by SIGKILL."""
+        for names, by, within in stages:
+            parts = [self._watches[name].part for name in names if name in self._watches]
+            for part in parts:
+                part.signal(by)
+            _wait_for_the_end(parts, within)
+            for part in parts:
+                part.signal(signal.SIGKILL)
+            _wait_for_the_end(parts, 5)
+
+    def _look_at_all(self) -> None:
+        if self._asked_to_stop:
+            raise Stopped
+        now = time.monotonic()
+        for watch in list(self._watches.values()):
+            self._look(watch, now)
+
+    def _look(self, watch: _Watch, now: float) -> None:
+        part = watch.part
+        if watch.state == "waiting":
+            if now >= watch.since + watch.pause:
+                self._again(watch, now)
+        elif how := part.ended():
+            self._down(watch, now, how)
+        elif watch.state == "starting" and part.is_ready():
+            seconds = time.monotonic() - (watch.since if watch.was_up else self._began)
+            self._say(f"  {part.name:<10} ready{' again' if watch.was_up else '':<6} {seconds:6.2f} s   pid {part.pid}")
+            watch.state, watch.since, watch.was_up = "up", now, True
+            self._changed()
+        elif watch.state == "starting" and now > watch.since + SLOW:
+            part.signal(signal.SIGKILL)
+            self._down(watch, now, f"not ready after {SLOW:.0f} s")
+
+    def _down(self, watch: _Watch, now: float, how: str) -> None:
+        part = watch.part
+        if not watch.was_up and watch.attempts >= ATTEMPTS_AT_FIRST:
+            raise CannotStart(f"{part.name} does not start ({how}): {last_lines(part.log)} (more in {part.log})")
+        if watch.state == "up" and now - watch.since > STEADY:
+            watch.pause = FIRST_PAUSE
+        self._say(f"  {part.name:<10} ended ({how}): starting again in {watch.pause:.1f} s; see {part.log}")
+        watch.state, watch.since = "waiting", now
+
+    def _again(self, watch: _Watch, now: float) -> None:
+        watch.pause = min(watch.pause * 2, LONGEST_PAUSE)
+        watch.attempts += 1
+        try:
+            watch.part.launch()
+        except CannotStart as error:
+            self._down(watch, now, str(error))
+        else:
+            watch.state, watch.since = "starting", now
+
+    def _sleep(self) -> None:
+        """Until there may be news."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        for watch in self._watches.values():
+            if (descriptor := watch.part.descriptor()) is not None:
+                poll.register(descriptor, select.POLLIN)
+        waits = [watch.since + watch.pause for watch in self._watches.values() if watch.state == "waiting"]
+        if any(watch.state == "starting" for watch in self._watches.values()):
+            waits.append(time.monotonic() + LOOK_EVERY)
+        poll.poll(max(0.0, min(waits) - time.monotonic()) * 1000 if waits else None)
+
+
+def _wait_for_the_end(parts: Sequence[Part], within: float) -> None:
+    deadline = time.monotonic() + within
+    while any(part.ended() is None for part in parts) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY)
