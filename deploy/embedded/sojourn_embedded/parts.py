@@ -25,6 +25,9 @@ class Part(Protocol):
     pid: int | None
     log: Path
 
+    def can_launch(self) -> bool:
+        """Whether what it is made by is there."""
+
     def launch(self) -> None:
         """Start it; it is ready when `is_ready` says so. Raises CannotStart."""
 
@@ -52,6 +55,9 @@ class Program:
         self._is_ready = is_ready
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
+
+    def can_launch(self) -> bool:
+        return True
 
     def launch(self) -> None:
         if self._pidfd is not None:
@@ -92,6 +98,9 @@ class Nursery:
         self._ended: dict[int, str] = {}
         self._told: deque[dict[str, Any]] = deque()
 
+    def can_launch(self) -> bool:
+        return True
+
     def launch(self) -> None:
         if self._channel:
             self._channel.close()
@@ -111,7 +120,7 @@ class Nursery:
 
     def is_ready(self) -> bool:
         self._listen(0)
-        return self._ready
+        return self._ready and self.ended() is None
 
     def ended(self) -> str | None:
         if self._process is None:
@@ -198,6 +207,9 @@ class Forked:
         self._environ = environ
         self._identity = identity
         self._port = port
+
+    def can_launch(self) -> bool:
+        return self._nursery.is_ready()
 
     def launch(self) -> None:
         self.pid = self._nursery.start(self.name, self._environ, self._identity, self.log)

@@ -99,7 +99,7 @@ class Supervisor:
     def _look(self, watch: _Watch, now: float) -> None:
         part = watch.part
         if watch.state == "waiting":
-            if now >= watch.since + watch.pause:
+            if now >= watch.since + watch.pause and part.can_launch():
                 self._again(watch, now)
         elif how := part.ended():
             self._down(watch, now, how)
@@ -138,10 +138,11 @@ class Supervisor:
         for watch in self._watches.values():
             if (descriptor := watch.part.descriptor()) is not None:
                 poll.register(descriptor, select.POLLIN)
-        waits = [watch.since + watch.pause for watch in self._watches.values() if watch.state == "waiting"]
+        now = time.monotonic()
+        waits = [watch.since + watch.pause - now for watch in self._watches.values() if watch.state == "waiting"]
         if any(watch.state == "starting" for watch in self._watches.values()):
-            waits.append(time.monotonic() + LOOK_EVERY)
-        poll.poll(max(0.0, min(waits) - time.monotonic()) * 1000 if waits else None)
+            waits.append(LOOK_EVERY)
+        poll.poll(max(LOOK_EVERY, min(waits)) * 1000 if waits else None)
 
 
 def _wait_for_the_end(parts: Sequence[Part], within: float) -> None:
