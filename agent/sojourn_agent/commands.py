@@ -52,7 +52,7 @@ def status(config_file: Path, *, as_json: bool) -> int:
     if as_json:
         _print_json(told.data)
     else:
-        _print(*told.lines)
+        _print(*(f"{name:<12}{value}" for name, value in _told(told)))
     return 0
 
 
@@ -108,7 +108,10 @@ def _checks(config_file: Path) -> list[_Check]:
     if isinstance(told, str):
         checks.append(_Check("running", False, told))
     else:
-        checks.append(_Check("running", True, "; ".join(line.strip() for line in told.lines[:2]) or "it answers"))
+        found = dict(_told(told))
+        checks.append(_Check("running", True, found["agent"]))
+        checks.append(_Check("connected", found["connected"] == "yes", found["connected"]))
+        checks.append(_Check("time", "confirmed by" in found["time"], found["time"]))
     checks.append(_server(config))
     return checks
 
@@ -164,6 +167,54 @@ def _ask_agent(config: Config) -> Told | str:
             return answer.why
         case _:
             return f"the agent at {config.socket} answered something else than was asked"
+
+
+class _AboutAgent(msgspec.Struct):
+    """What of the agent's answer is told to people; `--json` shows all of it."""
+
+    version: str = "unknown"
+    computer_id: str = "unknown"
+    server: str = "unknown"
+    connected: bool = False
+    why_not_connected: str | None = None
+    observed_only: str | None = None
+    document_version: int | None = None
+    valid_until: str | None = None
+    grants: int = 0
+    running: int = 0
+    time: str | None = None
+    time_confirmed: bool = False
+    why_no_time: str | None = None
+    clock_offset_s: int = 0
+    reports_waiting: int = 0
+
+
+def _told(told: Told) -> list[tuple[str, str]]:
+    """Raises Problem when the agent is another version's, and its answer cannot be read."""
+    try:
+        about = msgspec.convert(told.data, _AboutAgent)
+    except msgspec.ValidationError as error:
+        raise Problem(f"the agent that runs answers what this command cannot read ({error}): start it anew") from None
+    lines = [
+        ("agent", f"version {about.version}, computer {about.computer_id} of {about.server}"),
+        ("connected", "yes" if about.connected else f"no: {about.why_not_connected or 'not yet'}"),
+    ]
+    if about.document_version is None:
+        lines.append(("document", "none yet: nothing is granted before the server was heard"))
+    else:
+        lines.append(("document", f"version {about.document_version}, good until {about.valid_until}"))
+    if about.time is None:
+        lines.append(("time", f"unknown: {about.why_no_time or 'the server was not heard yet'}"))
+    elif about.time_confirmed:
+        aside = f"; this computer's clock is {about.clock_offset_s:+d} s off" if abs(about.clock_offset_s) > 1 else ""
+        lines.append(("time", f"{about.time}, confirmed by the server{aside}"))
+    else:
+        lines.append(("time", f"{about.time} by this computer's clock, until the server is heard"))
+    lines.append(("in force", f"{about.grants} grants, {about.running} runs"))
+    lines.append(("reports", f"{about.reports_waiting} wait for the server"))
+    if about.observed_only:
+        lines.append(("note", about.observed_only))
+    return lines
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 from typing import NewType
 
@@ -25,6 +24,7 @@ from sojourn_shared.contracts import wire
 from sojourn_shared.ids import is_id
 from sojourn_shared.signing import BadSignature, PrivateKey, PublicKey, base64url, from_base64url, verify
 
+from . import VERSION
 from .config import BadConfig, Config, read_config, write_config
 from .keeper.state import State, Unusable
 from .link import https
@@ -70,7 +70,7 @@ def enrol(server: str, token: EnrolmentToken, name: str, place: Place, *, ca_pem
             name=name,
             machine_id=machine_id(state),
             platform=platform(),
-            agent_version=version("sojourn-agent"),
+            agent_version=VERSION,
             link_public_key=link,
             keeper_public_key=keeper.public.text,
             guarantees=probe(),
