@@ -1,16 +1,14 @@
-"""The facts of a file come from its descriptor; its digest is remembered only where nobody can change it unseen."""
+"""The facts of a file come from its descriptor; what cannot be known for certain is not known."""
 
 import hashlib
 import os
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 import sojourn_agent.facts
 from sojourn_agent.facts import HASHED_UP_TO, facts_of
-from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts.wire import Signature
 
 
@@ -93,35 +91,3 @@ def test_an_empty_file_has_the_digest_of_nothing(tmp_path: Path) -> None:
         assert facts_of(opened, str(empty)).sha256 == hashlib.sha256(b"").hexdigest()
     finally:
         os.close(opened)
-
-
-@pytest.mark.parametrize(("trusted", "later", "reads"), [(True, 3, 1), (True, 1, 2), (True, -3600, 2), (False, 3, 2)])
-def test_only_a_settled_file_on_a_trusted_path_is_remembered(
-    fd: int, file: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, later: int, reads: int
-) -> None:
-    """Changed under two seconds ago, changed in the future, or writable by others: it is read each time."""
-    counted = []
-    real = sojourn_agent.facts._digest
-    monkeypatch.setattr(sojourn_agent.facts, "_digest", lambda *given: counted.append(given) or real(*given))
-
-    def clock() -> object:
-        return system_clock() + timedelta(seconds=later)
-
-    first = facts_of(fd, str(file), trusted=trusted, clock=clock)  # type: ignore[arg-type]
-    second = facts_of(fd, str(file), trusted=trusted, clock=clock)  # type: ignore[arg-type]
-    assert first == second
-    assert len(counted) == reads
-
-
-def test_a_changed_file_is_read_again(fd: int, file: Path) -> None:
-    """The same inode with other times is another content."""
-
-    def later() -> object:
-        return system_clock() + timedelta(seconds=5)
-
-    before = facts_of(fd, str(file), trusted=True, clock=later)  # type: ignore[arg-type]
-    file.write_bytes(b"y" * 1_000_000)
-    os.utime(file, ns=(0, 0))
-    after = facts_of(fd, str(file), trusted=True, clock=later)  # type: ignore[arg-type]
-    assert before.size == after.size
-    assert before.sha256 != after.sha256

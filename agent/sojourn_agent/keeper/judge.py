@@ -256,7 +256,7 @@ def _facts(fd: int, path: str, *, trusted: bool, cache: Cache) -> tuple[Applicat
     if trusted and (known := cache.get(key)) is not None:
         return msgspec.structs.replace(known, path=path, executable=os.path.basename(path)), None
     try:
-        application = facts_of(fd, path, trusted=trusted)
+        application = facts_of(fd, path)
     except OSError as error:
         raise NotJudged(126, "not-executable", f"{path} cannot be read: {error.strerror}") from None
     changed = max(status.st_mtime, status.st_ctime)
