@@ -1,0 +1,1 @@
+"""The rules of policies, computers and enrolment: pure functions, read first."""
