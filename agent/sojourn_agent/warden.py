@@ -484,7 +484,7 @@ def _enter(folder: int) -> str | None:
     """Make the caller's folder the working directory; its path, or None when it cannot be entered."""
     try:
         os.fchdir(folder)
-        return os.readlink("/proc/self/cwd")
+        return os.readlink("/proc/self/cwd").encode(errors="replace").decode()
     except OSError:
         os.chdir("/")
         return None

@@ -47,9 +47,11 @@ class Covered:
 
 @dataclass(frozen=True)
 class NotCovered:
-    """`why`: a sentence on the grant that came nearest."""
+    """`why`: a sentence on the grant that came nearest. `final`: no grant could change it, so nothing is asked."""
 
     why: str
+    code: str = "not-covered"
+    final: bool = False
 
 
 def cover(

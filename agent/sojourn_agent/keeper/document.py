@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import msgspec
 
@@ -51,12 +52,29 @@ class Held:
 
     document: Document
     grants: Mapping[str, Grant | UnreadableGrant]
+    outlines: Mapping[str, "Outline"]
+    """Of the grants that cannot be read: whether they are over can be told nevertheless."""
     jws: str
     kid: str
 
     @property
     def version(self) -> Version:
         return self.document.epoch, self.document.version
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """As much of an unreadable grant as its end needs."""
+
+    id: str
+    until: datetime | None = None
+    take_up_until: datetime | None = None
+    revoked: msgspec.Raw | None = None
+
+    def ended(self, now: datetime) -> Literal["revoked", "expired"] | None:
+        if self.revoked is not None:
+            return "revoked"
+        ends = [end for end in (self.until, self.take_up_until) if end is not None]
+        return "expired" if ends and now >= min(ends) else None
 
 
 class KeyRing:
@@ -188,7 +206,19 @@ class Documents:
         if document.valid_until.tzinfo is None:
             raise Refused("the document's times name no zone")
         # `verify` has just read this header, so it is well-formed.
-        return Held(document=document, grants=grants, jws=jws, kid=_kid(jws))
+        return Held(document=document, grants=grants, outlines=_outlines(document, grants), jws=jws, kid=_kid(jws))
+
+
+def _outlines(document: Document, grants: Mapping[str, Grant | UnreadableGrant]) -> dict[str, Outline]:
+    outlines = {}
+    for raw in document.grants:
+        try:
+            outline = msgspec.json.decode(raw, type=Outline)
+        except msgspec.ValidationError:
+            continue  # not even its times can be read: the server must revoke it in words that we know
+        if isinstance(grants[outline.id], UnreadableGrant):
+            outlines[outline.id] = outline
+    return outlines
 
 
 class _Kid(msgspec.Struct):

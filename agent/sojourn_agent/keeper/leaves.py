@@ -4,6 +4,7 @@ A leaf is killed whole by the kernel, whatever its processes do; descent is *bes
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -19,12 +20,17 @@ log = logging.getLogger("sojourn.keeper")
 RUN_VARIABLE = "SOJOURN_RUN"
 """In the environment of every elevated process: how one that left its leaf is found."""
 
+NAMED = 500
+"""Processes named in a report; a fork bomb must fit into one."""
+
 
 class Containment(Protocol):
     """All processes of one run."""
 
     def add(self, pid: int) -> None: ...
-    def processes(self) -> list[EndedProcess]: ...
+    def processes(self) -> list[EndedProcess]:
+        """At most NAMED of them: to name thousands takes longer than to kill them."""
+
     def kill(self) -> None:
         """Kill all that there is now; the caller asks `is_empty` until it is true, and kills again meanwhile."""
 
@@ -54,12 +60,9 @@ class Leaf:
         (self.folder / "cgroup.procs").write_text(str(pid))
 
     def processes(self) -> list[EndedProcess]:
-        return [
-            EndedProcess(pid=pid, name=name)
-            for folder in self._all()
-            for pid in _numbers(folder / "cgroup.procs")
-            if (name := _name(pid)) is not None
-        ]
+        pids = (pid for folder in self._all() for pid in _numbers(folder / "cgroup.procs"))
+        some = itertools.islice(pids, NAMED)
+        return [EndedProcess(pid=pid, name=name) for pid in some if (name := _name(pid)) is not None]
 
     def kill(self) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable
 
@@ -33,6 +34,8 @@ log = logging.getLogger("sojourn.keeper")
 
 _WINDOW = 64
 """Reports handed to the link and not yet acknowledged."""
+_FORGET_AFTER = 0.5
+"""Seconds in which acknowledgements are gathered before one step on disk."""
 _NOBODY = 65534
 _UNSENT_LIMIT = 64 * 1024 * 1024
 """Bytes that a link may leave unread before it is replaced."""
@@ -49,24 +52,23 @@ class Linkage:
         config: Config,
         spool: Spool,
         *,
-        on_start: Callable[[], None],
-        on_message: Callable[[FromLink], None],
         given: socket.socket | None = None,
     ) -> None:
         self._loop = loop
         self._config = config
         self._spool = spool
-        self._on_start = on_start
-        self._on_message = on_message
         self._given = given
         self._end: socket.socket | None = None
         self._pid: int | None = None
         self._asks: dict[int, tuple[Then, Timer]] = {}
         self._number = itertools.count(1)
         self._on_way: set[str] = set()
+        self._delivered: set[str] = set()
         self._pause = 0.5
         self._retry = 1.0
         self._retrying = False
+        self.on_start: Callable[[], None] = lambda: None
+        self.on_message: Callable[[FromLink], None] = lambda message: None
         self.connected = False
         self.why = "the link has not connected yet"
 
@@ -80,7 +82,7 @@ class Linkage:
             self._end = self._execute()
         self._end.setblocking(False)
         self._loop.watch(self._end.fileno(), self._on_readable)
-        self._on_start()
+        self.on_start()
 
     def send(self, message: FromKeeper) -> None:
         if self._end is not None:
@@ -100,7 +102,8 @@ class Linkage:
     def offer_reports(self) -> None:
         """Hand on what waits, oldest first."""
         if self.connected and not self._retrying and len(self._on_way) < _WINDOW:
-            for report in self._spool.oldest(_WINDOW - len(self._on_way), but=self._on_way):
+            known = self._on_way | self._delivered
+            for report in self._spool.oldest(_WINDOW - len(self._on_way), but=known):
                 self._on_way.add(report.id)
                 self.send(Report(report_id=report.id, kind=report.kind, jws=report.jws))
 
@@ -210,20 +213,31 @@ class Linkage:
                     self._retry, self._retrying = 1.0, False
                 else:
                     self._disconnected(message.why)
-                self._on_message(message)
+                self.on_message(message)
                 self.offer_reports()
             case Answer():
                 self._answered(message.ask, message.body)
             case Delivered():
                 self._on_way.discard(message.report_id)
                 self._retry = 1.0
-                self._spool.delivered(message.report_id)
+                if not self._delivered:
+                    self._loop.after(_FORGET_AFTER, self._forget_delivered)
+                self._delivered.add(message.report_id)
                 self.offer_reports()
             case Undelivered():
                 self._on_way.discard(message.report_id)
                 self._offer_again(message.why)
             case _:
-                self._on_message(message)
+                self.on_message(message)
+
+    def _forget_delivered(self) -> None:
+        """Many at once: each step on disk costs milliseconds that an end might wait for."""
+        try:
+            self._spool.delivered(self._delivered)
+            self._delivered.clear()
+        except sqlite3.Error as error:  # a full disk: they are forgotten later
+            log.warning("acknowledged reports cannot be forgotten now: %s", error)
+            self._loop.after(30.0, self._forget_delivered)
 
     def _answered(self, number: int, body: str | None) -> None:
         if (waiting := self._asks.pop(number, None)) is not None:

@@ -137,3 +137,28 @@ class Loop:
             call()
         except Exception:
             log.exception("a step failed")
+
+
+class ClockWatch:
+    """Calls back when somebody sets the wall clock (a CLOCK_REALTIME timer that is cancelled by it)."""
+
+    def __init__(self, loop: Loop, call: Callback) -> None:
+        self._call = call
+        self._fd = _libc.timerfd_create(0, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._arm()
+        loop.watch(self._fd, self._on_ready)
+
+    def _arm(self) -> None:
+        far = (ctypes.c_long * 4)(0, 0, 1 << 40, 0)
+        _libc.timerfd_settime(self._fd, _ABSOLUTE | 2, far, None)  # TFD_TIMER_CANCEL_ON_SET
+
+    def _on_ready(self) -> None:
+        try:
+            os.read(self._fd, 8)
+        except BlockingIOError:
+            return
+        except OSError:  # ECANCELED
+            self._arm()
+            self._call()

@@ -5,15 +5,16 @@ the keeper starts nothing new (`full`), and ends go on being stored.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
 
+from sojourn_agent.between import LONGEST_REPORT
 from sojourn_shared.clock import Clock, rfc3339
-from sojourn_shared.contracts.wire import REPORT_LIMIT, Application, Report, Wire, encode
+from sojourn_shared.contracts.wire import Application, Report, Wire, encode
 from sojourn_shared.ids import new_id
 from sojourn_shared.signing import PrivateKey
 
@@ -122,8 +123,8 @@ class Spool:
         head = {"seq": row[0], "computer_id": self._computer_id, "boot_id": self._boot_id, "at": now}
         report: Report = kind(id=fields.pop("id", None) or new_id(now), **head, **fields)  # type: ignore[assignment]
         jws = self._key.sign(encode(report), "sojourn-report")
-        if len(jws) > REPORT_LIMIT:
-            raise TooLong(f"a report of {len(jws)} bytes; the limit is {REPORT_LIMIT}")
+        if len(jws) > LONGEST_REPORT:
+            raise TooLong(f"a report of {len(jws)} bytes; the limit is {LONGEST_REPORT}")
         self._database.execute("INSERT INTO reports (id, kind, jws) VALUES (?, ?, ?)", (report.id, tag, jws))
         self.waiting += 1
         return report.id
@@ -133,9 +134,11 @@ class Spool:
         rows = self._database.execute("SELECT id, kind, jws FROM reports ORDER BY place LIMIT ?", (count + len(but),))
         return [Waiting(*row) for row in rows if row[0] not in but][:count]
 
-    def delivered(self, report_id: str) -> None:
+    def delivered(self, report_ids: Collection[str]) -> None:
+        """The server has them; forgetting them late only means that they are sent again."""
         with self.transaction():
-            self.waiting -= self._database.execute("DELETE FROM reports WHERE id = ?", (report_id,)).rowcount
+            for report_id in report_ids:
+                self.waiting -= self._database.execute("DELETE FROM reports WHERE id = ?", (report_id,)).rowcount
 
     # --- uses and runs ------------------------------------------------------------------------------------------------
 
