@@ -1,0 +1,18 @@
+"""What a caller may see. A requester: what names one of their OS users, or everybody."""
+
+from typing import Annotated
+
+from fastapi import Depends
+
+from sojourn_expiry.store import Tx
+from sojourn_expiry.store.lists import Sight
+from sojourn_shared.service import Caller, transaction
+
+TheTx = Annotated[Tx, Depends(transaction)]
+
+
+def sight_of(caller: Caller) -> Sight:
+    """An approver who is limited to computer groups sees nobody else's before computers carry groups here."""
+    unlimited = caller.computer_group_ids is None
+    everything = caller.has("administrator", "auditor") or (caller.has("approver") and unlimited)
+    return Sight(everything, caller.os_users or ())
