@@ -1,20 +1,24 @@
 """The frame, through a toy service that keeps notes: what every service inherits is tested once, here."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, Response
+from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, insert, select, text
 
 from sojourn_shared.contracts import events
-from sojourn_shared.errors import DomainError
+from sojourn_shared.errors import DomainError, Unauthenticated
 from sojourn_shared.ids import new_id
 from sojourn_shared.service import (
     Caller,
+    House,
     Page,
     Paging,
     Park,
@@ -280,6 +284,7 @@ async def test_pages_hold_still_while_rows_are_added(house: TestHouse) -> None:
             await admin.post("/notes", json={"words": str(number)})
         page = (await admin.get("/notes?limit=2")).json()
         seen = [note["words"] for note in page["items"]]
+        house.clock.advance(timedelta(seconds=1))
         await admin.post("/notes", json={"words": "new"})
         while cursor := page["next_cursor"]:
             page = (await admin.get("/notes", params={"limit": 2, "cursor": cursor})).json()
@@ -336,3 +341,40 @@ def test_a_route_without_roles_cannot_be_built() -> None:
 
         @careless.get("")
         async def open_door() -> None: ...
+
+
+async def test_a_service_may_know_its_callers_by_itself(house_of: OpenHouse) -> None:
+    """The gateway knows people by their keys: reads and writes both ask it, and the caller is the event's actor."""
+
+    async def by_word(_house: House, request: Request) -> Caller:
+        if request.headers.get("x-word") != "please":
+            raise Unauthenticated("Say please.")
+        return ADMIN
+
+    async with house_of(replace(TOY, authenticate=by_word)) as house, house.client(None) as anyone:
+        refused = [await anyone.get("/notes"), await anyone.post("/notes", json={"words": "hello"})]
+        written = await anyone.post("/notes", json={"words": "hello"}, headers={"X-Word": "please"})
+        read = await anyone.get("/notes", headers={"X-Word": "please"})
+        (event,) = await house.events()
+    assert [answer.status_code for answer in refused] == [401, 401]
+    assert (written.status_code, len(read.json()["items"])) == (201, 1)
+    assert event.data.actor == ADMIN.actor
+
+
+async def test_a_service_has_its_own_beginning_end_and_pages(house_of: OpenHouse) -> None:
+    """What must stand before the first request is made in `around`; what is no API is added by `extend`."""
+    told: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def around(house: House) -> AsyncIterator[None]:
+        told.append(f"{house.name} begins")
+        yield
+        told.append("ends")
+
+    def extend(app: FastAPI) -> None:
+        app.add_api_route("/hello", lambda: "hello", include_in_schema=False)
+
+    service = replace(TOY, around=around, extend=extend)
+    async with house_of(service) as house, house.client(None) as anyone, house.house.running():
+        told.append((await anyone.get("http://service/hello")).json())
+    assert told == ["policy begins", "hello", "ends"]

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 import uvicorn
 import uvloop
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import APIRoute
 from sqlalchemy import MetaData, text
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -25,7 +25,7 @@ from sojourn_shared.contracts.events import Actor
 from sojourn_shared.signing import PublicKey
 
 from . import inbox, outbox, telemetry
-from .auth import keys_from
+from .auth import Caller, by_gateways_token, keys_from
 from .bus import Bus
 from .database import Database, migrate
 from .problems import install, is_database_gone
@@ -49,6 +49,8 @@ class Service:
 
     `hears` handlers by entity of the event (`"*"` hears everything); `takes` reports by kind; `answers` questions of
     agents by name; `tasks` run for ever beside the app; `open` makes what only this service has (keys, queues).
+    `around` is entered before the first request is answered and left after the last. Two are for the gateway alone:
+    `authenticate` says who calls, `extend` adds to the app what does not lie at `/api/v1`.
     """
 
     name: str
@@ -64,6 +66,9 @@ class Service:
     answers: Mapping[str, Callable[[str, bytes, Any], Awaitable[bytes | None]]] = field(default_factory=dict)
     tasks: Sequence[Task] = ()
     open: Callable[["House"], Any] = lambda house: None
+    around: Callable[["House"], contextlib.AbstractAsyncContextManager[None]] = lambda house: contextlib.nullcontext()
+    authenticate: Callable[["House", Request], Awaitable[Caller]] = by_gateways_token
+    extend: Callable[[FastAPI], None] = lambda app: None
 
 
 class House:
@@ -91,14 +96,14 @@ class House:
             tasks.append(inbox.consume_events)
         if service.takes:
             tasks.append(inbox.consume_reports)
-        running = [asyncio.create_task(self.bus.run())]
-        running += [asyncio.create_task(self._keep(task)) for task in tasks]
+        running: list[asyncio.Task[None]] = []
         try:
-            yield
+            async with service.around(self):
+                running.append(asyncio.create_task(self.bus.run()))
+                running += [asyncio.create_task(self._keep(task)) for task in tasks]
+                yield
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _end(running)
             await self.bus.close()
             await self.database.close()
 
@@ -124,6 +129,15 @@ class House:
                     log.error("a task failed", task=name, exc_info=error)
             pause = 0.1 if asyncio.get_running_loop().time() - began > 60 else min(pause * 2, MAX_RESTART_SECONDS)
             await asyncio.sleep(pause)
+
+
+async def _end(running: list[asyncio.Task[None]]) -> None:
+    """Cancel until every task has ended: Python 3.11's `wait_for` loses a cancellation that meets its result."""
+    while running:
+        for task in running:
+            task.cancel()
+        _, pending = await asyncio.wait(running, timeout=0.2)
+        running = list(pending)
 
 
 def build(house: House) -> FastAPI:
@@ -153,6 +167,7 @@ def bare_app(service: Service, lifespan: Any = None) -> FastAPI:
     for router in service.routers:
         app.include_router(router, prefix="/api/v1")
     telemetry.add_health(app)
+    service.extend(app)
     install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY_BYTES)
     app.add_middleware(telemetry.Tracing)  # outermost: it makes a problem of what the limit says

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from sojourn_shared.errors import DomainError
 
-from .auth import authenticate, declared_roles
+from .auth import declared_roles
 from .idempotency import Repeat
 from .problems import of_error
 from .transaction import Transaction, new_trace
@@ -45,15 +45,12 @@ class Route(APIRoute):
 
         async def handle(request: Request) -> Response:
             house = request.app.state.house
-            keys, now = house.gateway_keys, house.clock()
-            request.state.caller = authenticate(request.headers.get("authorization"), house.name, keys, now)
+            request.state.caller = await house.service.authenticate(house, request)
             return await inner(request)
 
         async def write(request: Request) -> Response:
             house = request.app.state.house
-            keys, now = house.gateway_keys, house.clock()
-            caller = authenticate(request.headers.get("authorization"), house.name, keys, now)
-            request.state.caller = caller
+            caller = request.state.caller = await house.service.authenticate(house, request)
             repeat = await Repeat.of(request, caller)
             kind: type[Transaction] = house.service.transaction
             async with kind.begin(house, actor=caller.actor, trace=request.state.trace) as tx:
