@@ -1,6 +1,5 @@
 """What the supervisor keeps alive: programs, and services forked by the nursery. Each has the same few verbs."""
 
-import contextlib
 import http.client
 import json
 import os
@@ -10,12 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from .process import CannotStart, Identity, spawn
+from .process import CannotStart, Identity, end, last_lines, spawn
 
 
 class Part(Protocol):
@@ -26,7 +24,7 @@ class Part(Protocol):
     log: Path
 
     def can_launch(self) -> bool:
-        """Whether what it is made by is there."""
+        """Whether what it is made by is there yet. Raises CannotStart."""
 
     def launch(self) -> None:
         """Start it; it is ready when `is_ready` says so. Raises CannotStart."""
@@ -84,28 +82,60 @@ class Program:
 
 
 class Nursery:
-    """The launcher's side of the process that forks the services (`nursery.py`). Itself a part."""
+    """The launcher's side of the process that forks the services (`nursery.py`). It is there while somebody needs it.
 
-    name = "nursery"
+    A service that it forked is our child, not its: it may go at any time, and its memory with it.
+    """
 
     def __init__(self, log: Path, lock: int) -> None:
         self.log = log
-        self.pid: int | None = None
         self._lock = lock
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._needed_by: set[str] = set()
         self._ready = False
-        self._ended: dict[int, str] = {}
-        self._told: deque[dict[str, Any]] = deque()
 
-    def can_launch(self) -> bool:
-        return True
+    def need(self, name: str) -> bool:
+        """Whether it is ready for `name`; loads it if it is not there. Raises CannotStart if it cannot be loaded."""
+        self._needed_by.add(name)
+        if self._process is None:
+            self._load()
+        return self._is_ready(wait=0)
 
-    def launch(self) -> None:
-        if self._channel:
-            self._channel.close()
+    def wait(self) -> None:
+        """Return when it is ready. Raises CannotStart."""
+        deadline = time.monotonic() + 60
+        while not self._is_ready(wait=0.2):
+            if time.monotonic() > deadline:
+                raise CannotStart(f"The services are not loaded after a minute (more in {self.log})")
+
+    def release(self, name: str) -> None:
+        """`name` needs it no more; without anybody who does, it ends."""
+        self._needed_by.discard(name)
+        if not self._needed_by:
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        if self._process and self._channel:
+            self._channel.close()  # it leaves when it reads that
+            end(self._process, signal.SIGTERM, within=5)
+        self._process = self._channel = None
         self._ready = False
-        self._told.clear()
+
+    def start(self, service: str, environ: Mapping[str, str], identity: Identity, log: Path) -> int:
+        """The pid of a fresh service, a child of this process. Raises CannotStart."""
+        owner = {"uid": identity.uid, "gid": identity.gid}
+        order = {"start": service, "environ": dict(environ), "parent": os.getpid(), "log": str(log), **owner}
+        return int(self._ask(order, within=10)["started"])
+
+    def prepare(self, function: str, **arguments: object) -> Any:
+        """Run a function of `prepare` there, where everything is imported. Raises CannotStart."""
+        answer = self._ask({"prepare": function, "arguments": arguments}, within=60)
+        if "problem" in answer:
+            raise CannotStart(f"{answer['problem']} (more in {self.log})")
+        return answer["prepared"]
+
+    def _load(self) -> None:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # Executed, never forked from here: this process may have read secrets.
@@ -116,86 +146,42 @@ class Nursery:
                 dies_by=signal.SIGKILL,
                 keep_open=(theirs.fileno(), self._lock),
             )
-        self.pid = self._process.pid
 
-    def is_ready(self) -> bool:
-        self._listen(0)
-        return self._ready and self.ended() is None
+    def _is_ready(self, wait: float) -> bool:
+        if not self._ready:
+            self._ready = "ready" in (self._hear(wait) or ())
+        return self._ready
 
-    def ended(self) -> str | None:
-        if self._process is None:
-            return "not started"
-        return None if (status := self._process.poll()) is None else described(status)
-
-    def descriptor(self) -> int | None:
-        return self._channel.fileno() if self._channel and self.ended() is None else None
-
-    def signal(self, by: signal.Signals) -> None:
-        if self._process:
-            self._process.send_signal(by)
-
-    def start(self, service: str, environ: Mapping[str, str], identity: Identity, log: Path) -> int:
-        """The pid of a fresh service. Raises CannotStart."""
-        order = {"start": service, "environ": dict(environ), "uid": identity.uid, "gid": identity.gid, "log": str(log)}
-        self._order(order)
-        return int(self._answer(lambda told: told.get("started") == service, within=5)["pid"])
-
-    def prepare(self, function: str, **arguments: object) -> Any:
-        """Run a function of `prepare` there, where everything is imported. Raises CannotStart."""
-        self._order({"prepare": function, "arguments": arguments})
-        answer = self._answer(lambda told: told.get("prepared") == function, within=60)
-        if "problem" in answer:
-            raise CannotStart(f"{answer['problem']} (more in {self.log})")
-        return answer["result"]
-
-    def end_of(self, pid: int) -> str | None:
-        """How the service with that pid ended; None while it runs."""
-        self._listen(0)
-        return self._ended.get(pid) or (f"its parent: {how}" if (how := self.ended()) else None)
-
-    def _order(self, order: Mapping[str, object]) -> None:
+    def _ask(self, order: Mapping[str, object], within: float) -> dict[str, Any]:
         if self._channel is None or not self._ready:
-            raise CannotStart("the services' parent is not there yet")
+            raise CannotStart("the services are not loaded")
         try:
             self._channel.send(json.dumps(order).encode())
         except OSError as error:
-            raise CannotStart(f"the services' parent has ended: {error.strerror}") from None
+            self.dismiss()
+            raise CannotStart(f"the services have to be loaded again ({error.strerror})") from None
+        if (answer := self._hear(within)) is None:
+            self.dismiss()
+            raise CannotStart(f"no answer after {within:.0f} s (more in {self.log})")
+        return answer
 
-    def _answer(self, wanted: Callable[[dict[str, Any]], bool], within: float) -> dict[str, Any]:
-        deadline = time.monotonic() + within
-        while True:
-            for told in list(self._told):
-                if wanted(told):
-                    self._told.remove(told)
-                    return told
-            if self.ended() or time.monotonic() > deadline:
-                raise CannotStart(f"the services' parent does not answer (more in {self.log})")
-            self._listen(0.2)
-
-    def _listen(self, seconds: float) -> None:
-        """Take what the nursery tells; wait for it at most `seconds`."""
-        if self._channel is None:
-            return
-        while select.select([self._channel], [], [], seconds)[0]:
-            try:
-                packet = self._channel.recv(1 << 16)
-            except OSError:
-                return
-            if not packet:
-                return
-            seconds, told = 0, json.loads(packet)
-            if "ready" in told:
-                self._ready = True
-            elif "ended" in told:
-                self._ended[told["pid"]] = described(told["status"])
-            else:
-                if "started" in told:
-                    self._ended.pop(told["pid"], None)  # an older process had the same number
-                self._told.append(told)
+    def _hear(self, wait: float) -> dict[str, Any] | None:
+        """The next thing it tells within `wait` seconds. Raises CannotStart if it has ended."""
+        assert self._channel
+        if not select.select([self._channel], [], [], wait)[0]:
+            return None
+        try:
+            packet = self._channel.recv(1 << 16)
+        except ConnectionResetError:
+            packet = b""
+        if not packet:
+            self.dismiss()
+            raise CannotStart(f"The services cannot be loaded: {last_lines(self.log, 1)} (more in {self.log})")
+        return dict(json.loads(packet))
 
 
 class Forked:
-    """A service, forked by the nursery; ready when it answers `/health/ready`."""
+    """A service, forked by the nursery and ours since; ready when it answers `/health/ready`."""
 
     def __init__(
         self, name: str, nursery: Nursery, environ: Mapping[str, str], *, identity: Identity, log: Path, port: int
@@ -207,33 +193,48 @@ class Forked:
         self._environ = environ
         self._identity = identity
         self._port = port
+        self._pidfd: int | None = None
+        self._how = "not started"
 
     def can_launch(self) -> bool:
-        return self._nursery.is_ready()
+        return self._nursery.need(self.name)
 
     def launch(self) -> None:
         self.pid = self._nursery.start(self.name, self._environ, self._identity, self.log)
+        self._pidfd = os.pidfd_open(self.pid)
 
     def is_ready(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=2)
         try:
             connection.request("GET", "/health/ready")
-            return connection.getresponse().status == 200
+            ready = connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
+        if ready:
+            self._nursery.release(self.name)
+        return ready
 
     def ended(self) -> str | None:
-        return "not started" if self.pid is None else self._nursery.end_of(self.pid)
+        if self.pid is None or self._pidfd is None:
+            return self._how
+        try:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+        except ChildProcessError:  # the one between us is just leaving
+            return None
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self._pidfd)
+        self._pidfd, self._how = None, described(os.waitstatus_to_exitcode(status))
+        return self._how
 
     def descriptor(self) -> int | None:
-        return None  # the nursery's speaks for all of them
+        return self._pidfd if self.ended() is None else None
 
     def signal(self, by: signal.Signals) -> None:
         if self.pid is not None and self.ended() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, by)
+            os.kill(self.pid, by)
 
 
 def described(status: int) -> str:

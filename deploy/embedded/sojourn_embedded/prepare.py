@@ -5,6 +5,7 @@ run again, and changes only what is missing or must fit this start.
 """
 
 import asyncio
+import importlib
 import json
 import secrets
 import shutil
@@ -17,6 +18,7 @@ import nats
 
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts.wire import DocumentKey, KeySet
+from sojourn_shared.service.database import Database, migrate
 from sojourn_shared.service.nats_accounts import PROVISIONER, Accounts, provision
 from sojourn_shared.signing import PrivateKey, base64url, from_base64url
 
@@ -76,6 +78,21 @@ def make_stores(keys: str, nats_url: str) -> None:
         await asyncio.gather(_make_databases(Path(keys)), _make_streams(Path(keys), nats_url))
 
     asyncio.run(both())
+
+
+def migrate_all(keys: str) -> None:
+    """Every service's schema, here and not in the service: what Alembic needs would stay in its memory."""
+
+    async def every() -> None:
+        for name in SERVICES:  # one after the other: Alembic's environment is global
+            service = importlib.import_module(f"sojourn_{name}.app").SERVICE
+            database = Database((Path(keys) / f"{name}.database-url").read_text(), application_name="sojourn-up")
+            try:
+                await migrate(database, service.migrations)
+            finally:
+                await database.close()
+
+    asyncio.run(every())
 
 
 async def _make_streams(keys: Path, url: str) -> None:

@@ -13,6 +13,7 @@ from typing import IO
 # Loaded before any fork: a child between fork and exec must not import.
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class CannotStart(Exception):
@@ -77,6 +78,11 @@ def die_with(parent: int, by: signal.Signals) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, int(by))
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def append_to(log: Path) -> IO[bytes]:

@@ -54,13 +54,14 @@ class Stack:
         """Return when everything answers, and the ready file says so. Raises CannotStart, and Stopped."""
         data, supervisor = self._data, self.supervisor
         nursery = Nursery(data.log("nursery"), data.lock)
-        supervisor.launch(nursery)  # it imports for a second; meanwhile:
+        nursery.need("up")  # it imports for a second; meanwhile:
         self._start_postgres()
-        supervisor.wait_for(nursery.name)
+        nursery.wait()
         made = nursery.prepare("make_keys", keys=str(data.keys))
         nats_url = self._start_nats(nursery)
         supervisor.wait_for(*(name for name in ("postgres", "nats") if name in self._pids))
         nursery.prepare("make_stores", keys=str(data.keys), nats_url=nats_url)
+        nursery.prepare("migrate_all", keys=str(data.keys))
 
         token = self._kept_token()
         sign_in = secrets.token_urlsafe(32)
@@ -72,6 +73,7 @@ class Stack:
             supervisor.launch(part)
             self._pids[name] = _pid_of(part)
         supervisor.wait_for(*SERVICES)
+        nursery.release("up")
 
         computer_id, elevate = None, None
         if self._wishes.agent:
@@ -102,7 +104,6 @@ class Stack:
             (["agent"], signal.SIGTERM, 10),
             (["gateway"], signal.SIGTERM, 5),
             ([name for name in SERVICES if name != "gateway"], signal.SIGTERM, 5),
-            (["nursery"], signal.SIGTERM, 2),
             (["nats"], signal.SIGTERM, 5),
             (["postgres"], signal.SIGINT, 20),
         )
@@ -170,6 +171,7 @@ class Stack:
             "policy": {
                 "SOJOURN_AGENT_ISSUER_SEED_FILE": f"{keys}/agent-issuer.json",
                 "SOJOURN_NATS_PUBLIC_URLS": nats_url,
+                "SOJOURN_PUBLIC_URL": self.url,
                 "SOJOURN_KEY_SET": f"{keys}/key-set.json",
             },
             "requests": {},

@@ -1,5 +1,6 @@
 """Starts parts, starts those that die again, and ends all of them in order."""
 
+import contextlib
 import os
 import select
 import signal
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from .parts import Part
-from .process import CannotStart, last_lines
+from .process import CannotStart, adopt_orphans, last_lines
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two attempts; doubled each time
 STEADY = 60.0  # seconds up after which the next end is a first one again
@@ -43,6 +44,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._asked_to_stop = False
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        adopt_orphans()  # services are forked by a process that leaves
 
     @contextmanager
     def heeding_signals(self) -> Iterator[None]:
@@ -90,6 +92,7 @@ class Supervisor:
             _wait_for_the_end(parts, 5)
 
     def _look_at_all(self) -> None:
+        self._bury_strangers()
         if self._asked_to_stop:
             raise Stopped
         now = time.monotonic()
@@ -99,7 +102,7 @@ class Supervisor:
     def _look(self, watch: _Watch, now: float) -> None:
         part = watch.part
         if watch.state == "waiting":
-            if now >= watch.since + watch.pause and part.can_launch():
+            if now >= watch.since + watch.pause:
                 self._again(watch, now)
         elif how := part.ended():
             self._down(watch, now, how)
@@ -122,14 +125,28 @@ class Supervisor:
         watch.state, watch.since = "waiting", now
 
     def _again(self, watch: _Watch, now: float) -> None:
-        watch.pause = min(watch.pause * 2, LONGEST_PAUSE)
-        watch.attempts += 1
         try:
+            if not watch.part.can_launch():
+                return  # asked again at the next look
             watch.part.launch()
         except CannotStart as error:
-            self._down(watch, now, str(error))
+            problem = str(error)
         else:
-            watch.state, watch.since = "starting", now
+            problem = ""
+        watch.pause = min(watch.pause * 2, LONGEST_PAUSE)
+        watch.attempts += 1
+        watch.state, watch.since = "starting", now
+        if problem:
+            self._down(watch, now, problem)
+
+    def _bury_strangers(self) -> None:
+        """Reap what was adopted and is no part: whatever a part left behind."""
+        ours = {watch.part.pid for watch in self._watches.values()}
+        with contextlib.suppress(ChildProcessError):
+            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if found.si_pid in ours:
+                    return  # its part will hear of it; the strangers' turn is next time
+                os.waitpid(found.si_pid, 0)
 
     def _sleep(self) -> None:
         """Until there may be news."""

@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 import typer
 
-from .data import default_data, open_data
+from .data import default_data
 from .files import closed_folder
+from .launch import become_launcher
 from .owners import SERVICES, check_free
-from .ports import choose_ports
 from .process import CannotStart
-from .stack import Stack, Wishes
-from .supervisor import Stopped
+from .stack import Wishes
 
 DATABASE_URL = "SOJOURN_DATABASE_URL"
 
@@ -51,7 +50,7 @@ def up(  # noqa: PLR0917 - a command line, not a call
     """
     try:
         wishes = Wishes(
-            data=data,
+            data=data.absolute() if data else None,
             ephemeral=ephemeral,
             port=port,
             agent=not no_agent,
@@ -61,29 +60,10 @@ def up(  # noqa: PLR0917 - a command line, not a call
             nats_creds=nats_creds.absolute() if nats_creds else None,
         )
         _check(wishes)
-        _run(wishes)
     except CannotStart as error:
         sys.stderr.write(f"sojourn up: {error}\n")
         raise typer.Exit(1) from None
-
-
-def _run(wishes: Wishes) -> None:
-    os.umask(0o022)
-    data = open_data(wishes.data, ephemeral=wishes.ephemeral)
-    try:
-        ports = choose_ports(wishes.port)
-        _say(f"Sojourn starts in {data.path}")
-        stack = Stack(data, ports, wishes, _say)
-        with stack.supervisor.heeding_signals():
-            try:
-                stack.bring_up()
-                stack.supervisor.run()
-            except Stopped:
-                _say("  ending …")
-            finally:
-                stack.stop()
-    finally:
-        data.close()
+    become_launcher(wishes, {name: value for name, value in os.environ.items() if name != DATABASE_URL})
 
 
 def _check(wishes: Wishes) -> None:
@@ -137,10 +117,3 @@ def _database_url(given: str | None) -> str | None:
     if given is not None and urlsplit(given).scheme not in ("postgresql", "postgres"):
         raise CannotStart("--database-url starts with postgresql://")
     return given
-
-
-def _say(text: str) -> None:
-    try:
-        typer.echo(text)
-    except OSError:  # nobody reads any more; everything goes on
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
