@@ -63,8 +63,7 @@ class Bus:
                 await closed.wait()
             finally:
                 self._down()
-                with contextlib.suppress(Exception):
-                    await client.close()
+                await _close(client)
             log.warning("nats connection closed", reason=str(client.last_error))
             await asyncio.sleep(RECONNECT_SECONDS)
 
@@ -152,20 +151,20 @@ class Bus:
         self._pulls.add(queue)
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{self._service}"
         ask = json.dumps({"batch": PULL_BATCH, "expires": PULL_SECONDS * 10**9}).encode()
+        client: Client | None = None
+        inbox = ""
         try:
             while True:
                 await self.up.wait()
-                client = self._client
-                assert client is not None
-                inbox = client.new_inbox()
-                subscription = await client.subscribe(inbox, cb=queue.put)
-                try:
-                    await client.publish(subject, ask, reply=inbox)
-                    async for message in _one_pull(queue):
-                        yield message
-                finally:
-                    with contextlib.suppress(nats.errors.Error):
-                        await subscription.unsubscribe()
+                assert self._client is not None
+                if client is not self._client:
+                    # One inbox for as long as the connection lives: what a pull that we gave up on still brings
+                    # arrives there, instead of being lost until the server sends it again.
+                    client, inbox = self._client, self._client.new_inbox()
+                    await client.subscribe(inbox, cb=queue.put)
+                await client.publish(subject, ask, reply=inbox)
+                async for message in _one_pull(queue):
+                    yield message
         finally:
             self._pulls.discard(queue)
 
@@ -173,8 +172,13 @@ class Bus:
         for task in list(self._tasks):
             task.cancel()
         if self._client is not None:
-            with contextlib.suppress(Exception):
-                await self._client.close()
+            await _close(self._client)
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(1):  # while it tries to reconnect, it would wait for its own flusher
+            await client.close()
 
 
 async def _one_pull(queue: "asyncio.Queue[Msg | None]") -> AsyncIterator[Msg]:

@@ -1,0 +1,119 @@
+"""The bus against the real NATS: events go out once and come in once, whatever is stopped in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import MetaData, text
+
+from sojourn_shared.contracts import events
+from sojourn_shared.ids import new_id
+from sojourn_shared.service import House, Service, ServiceSettings, Transaction
+from sojourn_shared.service.testing import OpenHouse, TestHouse
+
+heard: list[tuple[str, str]] = []
+failing: set[str] = set()
+
+
+async def on_anything(event: events.Event, tx: Transaction) -> None:
+    if event.subject in failing:
+        raise RuntimeError("this one always fails")
+    heard.append((tx.house.name, event.subject))
+
+
+def service(name: str) -> Service:
+    return Service(
+        name=name,
+        title=name,
+        settings=ServiceSettings,
+        metadata=MetaData(),
+        migrations=Path(__file__).parent / "frame_service" / "migrations",
+        transaction=Transaction,
+        routers=[],
+        hears={"policy": on_anything} if name == "expiry" else {},
+    )
+
+
+async def eventually(holds: Callable[[], Awaitable[bool] | bool], seconds: float = 10) -> None:
+    """Return as soon as `holds`; fail after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while True:
+            answer = holds()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def pair(house_of: OpenHouse, nats: Any) -> AsyncIterator[tuple[TestHouse, TestHouse]]:
+    """A service that speaks and one that hears, both running."""
+    heard.clear()
+    failing.clear()
+    options = [{"nats_url": nats.url, "nats_creds": nats.creds(name)} for name in ("policy", "expiry")]
+    async with (
+        house_of(service("policy"), **options[0]) as speaker,
+        house_of(service("expiry"), **options[1]) as hearer,
+        speaker.house.running(),
+        hearer.house.running(),
+    ):
+        await asyncio.gather(speaker.house.bus.up.wait(), hearer.house.bus.up.wait())
+        yield speaker, hearer
+
+
+async def say(house: House, *, version: int = 1) -> str:
+    async with Transaction.begin(house) as tx:
+        policy_id = new_id(tx.now)
+        tx.emit("policy.created", id=policy_id, entity={"id": policy_id, "version": version}, version=version)
+    return policy_id
+
+
+async def waiting(house: House) -> int:
+    async with house.database.begin() as connection:
+        found = await connection.execute(text("SELECT count(*) FROM outbox WHERE published_at IS NULL"))
+        return int(found.scalar_one())
+
+
+async def test_what_commits_here_is_heard_there(pair: tuple[TestHouse, TestHouse]) -> None:
+    """An event reaches the other service once, and the outbox is empty afterwards."""
+    speaker, _ = pair
+    said = [await say(speaker.house) for _ in range(20)]
+    await eventually(lambda: len([one for one in heard if one[1] in said]) == 20)
+    assert await waiting(speaker.house) == 0
+
+
+async def test_an_outage_of_nats_loses_nothing(pair: tuple[TestHouse, TestHouse], nats: Any) -> None:
+    """What is said while NATS is down waits in the outbox, and arrives with no action of anybody."""
+    speaker, _ = pair
+    nats.stop()
+    try:
+        said = await say(speaker.house)
+        assert await waiting(speaker.house) == 1
+    finally:
+        nats.start()  # not in a thread: the server ends with the thread that started it
+    await eventually(lambda: any(one[1] == said for one in heard), 20)
+    assert [one[1] for one in heard].count(said) == 1
+
+
+async def test_a_message_that_fails_blocks_nobody(pair: tuple[TestHouse, TestHouse]) -> None:
+    """The next event is handled while the failing one waits for its next try."""
+    speaker, _ = pair
+    failing.add(bad := await say(speaker.house))
+    good = await say(speaker.house)
+    await eventually(lambda: any(one[1] == good for one in heard))
+    failing.clear()
+    await eventually(lambda: any(one[1] == bad for one in heard))
+
+
+async def test_what_is_no_event_is_parked_with_its_reason(pair: tuple[TestHouse, TestHouse]) -> None:
+    """A message that can never be handled is set aside at once, where an operator finds it."""
+    speaker, hearer = pair
+    await speaker.house.bus.publish("sojourn.events.policy.policy.created.x", b"junk", "junk-1")
+
+    async def parked() -> bool:
+        async with hearer.house.database.begin() as connection:
+            rows = (await connection.execute(text("SELECT reason FROM parked"))).all()
+        return len(rows) == 1 and "not an event" in rows[0].reason
+
+    await eventually(parked)
