@@ -1,4 +1,4 @@
-"""A keeper, a server and a proxy that a test holds in its hand, for the tests of the link."""
+"""A keeper, servers and a proxy that a test holds in its hand: what stands around the link and the command."""
 
 import asyncio
 import base64
@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -308,3 +308,82 @@ async def world(nats: TestNats) -> AsyncIterator[LinkWorld]:
             await client.close()
         made.server.close()
         await proxy.close()
+
+
+class EnrollingServer:
+    """Answers POST /computers/enrol as §4 of the contract says; `lose` answers are lost on their way.
+
+    `jwt_for` gives the JWT for a link's public key, `nats_url` where it is good.
+    """
+
+    def __init__(self) -> None:
+        self.root = PrivateKey.generate()
+        self.token = f"sje_{'ab' * 16}_{self.root.public.fingerprint}"
+        self.computer_id = new_id(system_clock())
+        self.asked: list[wire.Enrolment] = []
+        self.lose = 0
+        self.refuse: tuple[int, str] | None = None
+        self.signer = self.root
+        self.document_key = PrivateKey.generate()
+        self.jwt_for: Callable[[str], str] = lambda _: "a.b.c"
+        self.nats_url = "nats://127.0.0.1:4222"
+        held = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, answer = held.answer(self.path, self.headers.get("Authorization", ""), body)
+                if held.lose:
+                    held.lose -= 1
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def answer(self, path: str, login: str, body: bytes) -> tuple[int, bytes]:
+        if path.endswith("/credentials"):
+            return 401, b'{"nonce": "x"}'
+        assert path == "/api/v1/computers/enrol"
+        if self.refuse or login != f"Bearer {self.token}":
+            status, detail = self.refuse or (401, "This enrolment token is spent or unknown.")
+            return status, json.dumps({"title": "No", "detail": detail}).encode()
+        asked = msgspec.json.decode(body, type=wire.Enrolment)
+        self.asked.append(asked)
+        credentials = wire.Credentials(
+            jwt=self.jwt_for(asked.link_public_key),
+            expires_at=system_clock() + timedelta(days=1),
+            nats_urls=[self.nats_url],
+            inbox_prefix=f"_INBOX_{self.computer_id}",
+        )
+        key = self.document_key
+        key_set = wire.KeySet(epoch=1, keys=[wire.DocumentKey(kid=key.kid, x=key.public.text)])
+        enrolled = wire.Enrolled(
+            computer_id=self.computer_id,
+            credentials=credentials,
+            root_key=self.root.public.text,
+            keys=self.signer.sign(wire.encode(key_set), "sojourn-keys"),
+            offline_secret="c2VjcmV0",
+        )
+        return 201, wire.encode(enrolled)
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[EnrollingServer]:
+    made = EnrollingServer()
+    yield made
+    made.close()

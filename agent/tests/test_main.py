@@ -7,101 +7,21 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from sojourn_agent.config import read_config
 from sojourn_agent.enrolment import machine_id, platform
 from sojourn_agent.keeper.state import State
 from sojourn_agent.main import main
-from sojourn_shared.clock import system_clock
-from sojourn_shared.contracts import wire
-from sojourn_shared.ids import new_id
 from sojourn_shared.service.nats_accounts import is_user_key
 from sojourn_shared.signing import PrivateKey, PublicKey, base64url, from_base64url
 
 
-class EnrollingServer:
-    """Answers POST /computers/enrol as §4 of the contract says; `lose` answers are lost on their way."""
-
-    def __init__(self) -> None:
-        self.root = PrivateKey.generate()
-        self.token = f"sje_{'ab' * 16}_{self.root.public.fingerprint}"
-        self.computer_id = new_id(system_clock())
-        self.asked: list[wire.Enrolment] = []
-        self.lose = 0
-        self.refuse: tuple[int, str] | None = None
-        self.signer = self.root
-        held = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, answer = held.answer(self.path, self.headers.get("Authorization", ""), body)
-                if held.lose:
-                    held.lose -= 1
-                    return
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    def answer(self, path: str, login: str, body: bytes) -> tuple[int, bytes]:
-        if path.endswith("/credentials"):
-            return 401, b'{"nonce": "x"}'
-        assert path == "/api/v1/computers/enrol"
-        if self.refuse or login != f"Bearer {self.token}":
-            status, detail = self.refuse or (401, "This enrolment token is spent or unknown.")
-            return status, json.dumps({"title": "No", "detail": detail}).encode()
-        asked = msgspec.json.decode(body, type=wire.Enrolment)
-        self.asked.append(asked)
-        credentials = wire.Credentials(
-            jwt="a.b.c",
-            expires_at=system_clock() + timedelta(days=1),
-            nats_urls=["nats://127.0.0.1:4222"],
-            inbox_prefix=f"_INBOX_{self.computer_id}",
-        )
-        key_set = wire.KeySet(epoch=1, keys=[])
-        enrolled = wire.Enrolled(
-            computer_id=self.computer_id,
-            credentials=credentials,
-            root_key=self.root.public.text,
-            keys=self.signer.sign(wire.encode(key_set), "sojourn-keys"),
-            offline_secret="c2VjcmV0",
-        )
-        return 201, wire.encode(enrolled)
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-
 @pytest.fixture
-def server() -> Iterator[EnrollingServer]:
-    made = EnrollingServer()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def enrols(server: EnrollingServer, tmp_path: Path) -> Any:
+def enrols(server: Any, tmp_path: Path) -> Any:
     """Runs `sojourn-agent enrol` with its files below this test's folder."""
 
     def run(*more: str, url: str | None = None, token: str | None = None) -> int:
@@ -115,7 +35,7 @@ def enrols(server: EnrollingServer, tmp_path: Path) -> Any:
 
 
 def test_enrolment_writes_what_the_agent_needs(
-    server: EnrollingServer, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Keys, credentials, key set and configuration; all secrets 0600 in a folder 0700, none in the configuration."""
     assert enrols("--name=desk-7") == 0
@@ -143,7 +63,7 @@ def test_enrolment_writes_what_the_agent_needs(
 
 
 def test_a_lost_answer_burns_nothing(
-    server: EnrollingServer, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The server enrolled it, the answer was lost: the same command again sends the same keys, and gets it."""
     server.lose = 1
@@ -160,7 +80,7 @@ def test_a_lost_answer_burns_nothing(
 
 
 def test_another_root_key_than_the_tokens_is_not_trusted(
-    server: EnrollingServer, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever answers in the server's place has another root key, and the token tells."""
     server.token = f"sje_{'ab' * 16}_{PrivateKey.generate().public.fingerprint}"
@@ -171,7 +91,7 @@ def test_another_root_key_than_the_tokens_is_not_trusted(
 
 
 def test_a_key_set_that_the_root_did_not_sign_is_not_trusted(
-    server: EnrollingServer, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, enrols: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The right root key beside a stranger's key set opens nothing."""
     server.signer = PrivateKey.generate()
@@ -190,7 +110,7 @@ def test_a_key_set_that_the_root_did_not_sign_is_not_trusted(
     ],
 )
 def test_a_refusal_is_told_with_what_to_do(
-    server: EnrollingServer,
+    server: Any,
     enrols: Any,
     capsys: pytest.CaptureFixture[str],
     status: int,
@@ -206,7 +126,7 @@ def test_a_refusal_is_told_with_what_to_do(
 
 
 def test_a_token_is_taken_from_where_others_cannot_see_it(
-    server: EnrollingServer,
+    server: Any,
     enrols: Any,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -263,7 +183,7 @@ def test_a_bad_address_is_told(enrols: Any, capsys: pytest.CaptureFixture[str], 
 
 
 def test_an_enrolled_computer_is_not_enrolled_over(
-    server: EnrollingServer, enrols: Any, capsys: pytest.CaptureFixture[str]
+    server: Any, enrols: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Leaving is said, never done by the way."""
     assert enrols() == 0
@@ -372,7 +292,7 @@ def test_the_platform_is_read_from_os_release(tmp_path: Path) -> None:
     assert platform(tmp_path / "nowhere").distribution == "unknown"
 
 
-def test_keys_have_the_texts_that_others_read(enrols: Any, server: EnrollingServer, tmp_path: Path) -> None:
+def test_keys_have_the_texts_that_others_read(enrols: Any, server: Any, tmp_path: Path) -> None:
     """The public key is base64url of 32 bytes, as every service reads it."""
     assert enrols() == 0
     raw = PublicKey.from_text(server.asked[0].keeper_public_key).raw
