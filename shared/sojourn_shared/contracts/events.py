@@ -107,7 +107,7 @@ class VerifiedExecutableRule(_Rule):
     vendor: Name | None = None
 
 
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 """64 hex digits; capitals are accepted and stored in lower case."""
 
 
