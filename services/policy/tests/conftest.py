@@ -127,6 +127,12 @@ def agents(house: TestHouse) -> Agents:
 
 
 @pytest.fixture
+def agents_of() -> type[Agents]:
+    """`agents_of(house)`: computers at another house than the usual one."""
+    return Agents
+
+
+@pytest.fixture
 def body() -> Callable[..., dict[str, Any]]:
     """`body("Printers", computer_id)`: a policy as people send it."""
 
