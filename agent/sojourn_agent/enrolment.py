@@ -103,7 +103,10 @@ def leave(config_file: Path) -> Path:
     """Remove this computer's keys, state and configuration; answers the state folder, which stays if others put
     something there. The server keeps the computer until it is removed there. Raises Problem."""
     config = configuration(config_file)
-    with _locked(config.state, why_taken="the agent is running: stop it first"):
+    with _locked(config.state, why_taken="the agent is running: stop it first") as state:
+        if leaves := state.read("cgroup"):
+            with suppress(OSError):
+                Path(leaves).rmdir()  # empty, since the agent that used it has ended
         for file in sorted(config.state.iterdir()):
             if not file.is_dir():
                 file.unlink()

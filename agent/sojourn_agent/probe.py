@@ -301,6 +301,9 @@ class _Tree:
         self.containment.kill()
         self._root.__exit__(kind, error, at)
         self.is_gone(WITHIN)
+        until = boottime() + WITHIN  # a process closes its pipe a moment before it leaves its cgroup
+        while not self.containment.is_empty() and boottime() < until:
+            select.select([], [], [], 0.001)
         self.containment.remove()
         os.close(self._inlet)
 
