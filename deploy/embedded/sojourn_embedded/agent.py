@@ -1,7 +1,5 @@
 """The agent of this computer: enrolled through the gateway like any other, then run by the supervisor."""
 
-import http.client
-import json
 import os
 import shutil
 import signal
@@ -11,23 +9,23 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from sojourn_agent.config import BadConfig, read_config, write_config
 
 from .data import Data
-from .files import own, write_secret
+from .files import own
 from .owners import owner_of
+from .parts import Nursery
 from .process import CannotStart, Identity, last_lines, spawn
 
 COMMAND = Path("/usr/local/bin/elevate")
 
 
-def enrolled(data: Data, url: str, admin_token: str) -> str:
+def enrolled(data: Data, url: str, nursery: Nursery) -> str:
     """The id of this computer, which is enrolled if it is not. Raises CannotStart."""
     config = data.agent / "agent.toml"
     if not config.exists():
-        _enrol(data, config, url, admin_token)
+        _enrol(data, config, url, nursery)
     try:
         known = read_config(config)
     except BadConfig as error:
@@ -56,29 +54,27 @@ def is_ready(data: Data) -> bool:
         return True
 
 
-def install_elevate(data: Data) -> Path:
-    """The person's command, at a path that every user may traverse: DATA/bin/elevate.
+def install_elevate(data: Data) -> None:
+    """Copy the person's command to DATA/bin/elevate.
 
     For the default data folder also as /usr/local/bin/elevate, unless something else is there.
     """
     source = _elevate()
-    target = data.path / "bin" / "elevate"
+    target = data.elevate
     fresh = target.with_name(".elevate.new")
     shutil.copyfile(source, fresh)
     fresh.chmod(0o755)
     fresh.rename(target)
     if os.geteuid() == 0 and data.is_default and not os.path.lexists(COMMAND) and COMMAND.parent.is_dir():
         COMMAND.symlink_to(target)
-    return target
 
 
 _AGENT = (sys.executable, "-P", "-m", "sojourn_agent.main")
 
 
-def _enrol(data: Data, config: Path, url: str, admin_token: str) -> None:
-    token = _enrolment_token(url, admin_token)
+def _enrol(data: Data, config: Path, url: str, nursery: Nursery) -> None:
+    nursery.prepare("make_enrolment_token", keys=str(data.keys), url=url)
     file, log = data.keys / "enrolment.token", data.log("agent")
-    write_secret(file, token)
     state = own(data.agent / "state", Identity.caller())
     link = owner_of("link")
     whom = [] if link.is_caller else ["--link-uid", str(link.uid), "--link-gid", str(link.gid)]
@@ -100,27 +96,6 @@ def _enrol(data: Data, config: Path, url: str, admin_token: str) -> None:
         file.unlink()
     if status:
         raise CannotStart(f"This computer could not be enrolled: {last_lines(log)} (more in {log})")
-
-
-def _enrolment_token(url: str, admin_token: str) -> str:
-    """One that enrols one computer."""
-    connection = http.client.HTTPConnection(str(urlsplit(url).netloc), timeout=10)
-    try:
-        connection.request(
-            "POST",
-            "/api/v1/enrolment-tokens",
-            json.dumps({"name": "this computer"}),
-            {"Authorization": f"Bearer {admin_token}", "Content-Type": "application/json"},
-        )
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise CannotStart(f"The gateway does not answer at {url}: {error}") from None
-    finally:
-        connection.close()
-    if answer.status != 201:
-        raise CannotStart(f"The gateway gave no enrolment token ({answer.status}): {body.decode(errors='replace')}")
-    return str(json.loads(body)["token"])
 
 
 def _elevate() -> Path:

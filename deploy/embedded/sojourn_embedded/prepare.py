@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import httpx
 import msgspec
 import nats
 
@@ -24,7 +25,7 @@ from sojourn_shared.signing import PrivateKey, base64url, from_base64url
 
 from .files import own, write_public, write_secret
 from .owners import SERVICES, owner_of
-from .process import Identity
+from .process import CannotStart, Identity
 
 
 def make_keys(keys: str) -> dict[str, str]:
@@ -93,6 +94,21 @@ def migrate_all(keys: str) -> None:
                 await database.close()
 
     asyncio.run(every())
+
+
+def make_enrolment_token(keys: str, url: str) -> None:
+    """A token in `enrolment.token` that enrols one computer, asked for as the first administrator."""
+    folder = Path(keys)
+    answer = httpx.post(
+        f"{url}/api/v1/enrolment-tokens",
+        json={"name": "this computer"},
+        headers={"Authorization": f"Bearer {(folder / 'admin.token').read_text().strip()}"},
+        timeout=10,
+        trust_env=False,
+    )
+    if answer.status_code != 201:
+        raise CannotStart(f"The gateway gave no enrolment token ({answer.status_code}): {answer.text}")
+    write_secret(folder / "enrolment.token", answer.json()["token"])
 
 
 async def _make_streams(keys: Path, url: str) -> None:

@@ -73,16 +73,9 @@ class Stack:
             supervisor.launch(part)
             self._pids[name] = _pid_of(part)
         supervisor.wait_for(*SERVICES)
-        nursery.release("up")
 
-        computer_id, elevate = None, None
-        if self._wishes.agent:
-            computer_id = agent.enrolled(data, self.url, token)
-            elevate = agent.install_elevate(data)
-            program = Program("agent", data.log("agent"), lambda: agent.start(data), lambda: agent.is_ready(data))
-            supervisor.launch(program)
-            self._pids["agent"] = _pid_of(program)
-            supervisor.wait_for("agent")
+        computer_id = self._start_agent(nursery) if self._wishes.agent else None
+        nursery.release("up")
 
         self._ready = {
             "url": self.url,
@@ -92,7 +85,7 @@ class Stack:
             "sign_in_url": f"{self.url}/sign-in?token={sign_in}",
             "computer_id": computer_id,
             "agent_socket": str(data.agent_socket) if self._wishes.agent else None,
-            "elevate": str(elevate) if elevate else None,
+            "elevate": str(data.elevate) if self._wishes.agent else None,
             "services": {name: f"http://127.0.0.1:{port}" for name, port in self._ports.items() if name != "gateway"},
         }
         self._write_ready_file()
@@ -139,6 +132,15 @@ class Stack:
         server = NatsServer(data.nats, owner_of("nats"), port, data.log("nats"), keep_open=(data.lock,))
         self._watch("nats", server.launch, server.is_ready)
         return server.url
+
+    def _start_agent(self, nursery: Nursery) -> str:
+        """The id of this computer, enrolled through the gateway like any other."""
+        data = self._data
+        computer_id = agent.enrolled(data, self.url, nursery)
+        agent.install_elevate(data)
+        self._watch("agent", lambda: agent.start(data), lambda: agent.is_ready(data))
+        self.supervisor.wait_for("agent")
+        return computer_id
 
     def _watch(self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], is_ready: Callable[[], bool]) -> None:
         program = Program(name, self._data.log(name), launch, is_ready)
