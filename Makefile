@@ -37,7 +37,7 @@ lint: $(STAMP)  ## style, types, import rules, and whether the OpenAPI document 
 	$(BIN)/ruff format --check
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports
-	$(if $(wildcard services/gateway/sojourn_gateway/openapi*),$(BIN)/python -m sojourn_gateway.openapi --check)
+	$(BIN)/python -m sojourn_embedded.openapi --check
 
 .PHONY: bench
 bench: $(STAMP)  ## performance, as ratios measured in one run (ARGS=…)
@@ -45,7 +45,7 @@ bench: $(STAMP)  ## performance, as ratios measured in one run (ARGS=…)
 
 .PHONY: openapi
 openapi: $(STAMP)  ## write the OpenAPI document anew from the routers
-	$(BIN)/python -m sojourn_gateway.openapi
+	$(BIN)/python -m sojourn_embedded.openapi
 
 .PHONY: setup
 setup: $(STAMP)  ## the virtual environment .venv, from hash-pinned requirements
