@@ -29,6 +29,8 @@ Push = Literal["grant", "revoke", "decision"]
 PUSHES: tuple[Push, ...] = ("grant", "revoke", "decision")
 CONNECT_WITHIN = 5
 """Seconds for each step of a login: reaching the server, its INFO, its verdict."""
+CLOSE_WITHIN = 1.0
+"""Seconds."""
 PING_EVERY = 30
 """Seconds. A connection that died unseen is noticed after two unanswered ones."""
 ACKNOWLEDGED_WITHIN = 5.0
@@ -192,8 +194,10 @@ class Connection:
             log.warning("report %s (%s) was stored before", report_id, kind)
 
     async def close(self) -> None:
-        with contextlib.suppress(Exception):  # a transport that is broken already says so here
-            await self._client.close()
+        # A transport that is broken already says so here; after a failed TLS handshake it would wait for ever.
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self._client.close()
         self._over(None)
 
     def _over(self, error: Exception | None) -> None:
