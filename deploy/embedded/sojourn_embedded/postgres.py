@@ -121,7 +121,7 @@ class Postgres:
             password_file.touch(0o600)
             password_file.write_text(self.password)
             os.chown(password_file, maker.uid, maker.gid)
-            options = [*_CLUSTER, "--no-sync"] if self.forgetful else [*_CLUSTER]
+            options = [*_CLUSTER, "--no-sync" if self.forgetful else "--sync-method=syncfs"]  # not file by file
             initdb = spawn(
                 [self._binary("initdb"), "-D", cluster, "-U", SUPERUSER, f"--pwfile={password_file}", *options],
                 maker,
