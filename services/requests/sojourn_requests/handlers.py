@@ -130,7 +130,7 @@ async def on_request_report(computer_id: str, jws: bytes, tx: Tx) -> None:
     if not is_id(report.id) or await tx.request(report.id) is not None:
         raise Park(f"{report.id} is no new id of a request")
     user = report.user.name
-    tx.actor = Actor(kind="computer", id=computer_id, name=f"{user} on {computer.name}")
+    tx.actor = _at(computer, user)
     try:
         request = await tx.ask(await _wish_of(report, tx), id=report.id)
     except DomainError as refused:
@@ -145,9 +145,10 @@ async def on_request_report(computer_id: str, jws: bytes, tx: Tx) -> None:
 
 async def on_cancel_report(computer_id: str, jws: bytes, tx: Tx) -> None:
     """The person takes their request back. One that is not pending any more stays what it is."""
-    _computer, report = await _opened(computer_id, jws, tx, wire.CancelReport)
+    computer, report = await _opened(computer_id, jws, tx, wire.CancelReport)
     if not await tx.first_time(f"{computer_id}/{report.id}"):
         return
+    tx.actor = _at(computer, report.user.name)
     try:
         request = await tx.request_for_update(await tx.request_behind(report.request_id))
     except NotFound:
@@ -157,12 +158,12 @@ async def on_cancel_report(computer_id: str, jws: bytes, tx: Tx) -> None:
     if request.wish.computer_id != computer_id or request.wish.user != report.user.name:
         raise Park(f"{report.user.name} on {computer_id} did not ask for {request.id}")
     try:
-        asker = request.wish.asker
-        cancelled = domain.cancel(request, by=asker.id, by_name=report.user.name, reason=None, now=tx.now)
+        by = request.wish.asker.id
+        cancelled = domain.cancel(request, by=by, by_name=report.user.name, reason=None, now=tx.now)
     except (domain.AlreadyDecided, domain.NotPending):
         return
     if cancelled is not request:
-        await tx.save(cancelled, "request.cancelled", actor=Actor(kind="computer", id=computer_id, name=asker.name))
+        await tx.save(cancelled, "request.cancelled")
 
 
 async def _opened(computer_id: str, jws: bytes, tx: Tx, kind: type[Any]) -> tuple[Computer, Any]:
@@ -173,6 +174,10 @@ async def _opened(computer_id: str, jws: bytes, tx: Tx, kind: type[Any]) -> tupl
     if not isinstance(report, kind):
         raise Park(f"a report of another kind than its subject: {type(report).__name__}")
     return computer, report
+
+
+def _at(computer: Computer, user: str) -> Actor:
+    return Actor(kind="computer", id=computer.id, name=f"{user} on {computer.name}")
 
 
 async def _wish_of(report: wire.RequestReport, tx: Tx) -> Wish:

@@ -10,13 +10,15 @@ import asyncpg
 import httpx
 import msgspec
 import pytest
+from nats.aio.client import Client
 
 from sojourn_requests.app import SERVICE
 from sojourn_requests.store import Tx
-from sojourn_shared.clock import rfc3339
+from sojourn_shared.clock import ManualClock, rfc3339, system_clock
 from sojourn_shared.contracts import wire
 from sojourn_shared.ids import new_id
 from sojourn_shared.service import Caller
+from sojourn_shared.service.nats_accounts import Key, agent_jwt
 from sojourn_shared.service.testing import START, OpenHouse, TestHouse, person
 from sojourn_shared.signing import PrivateKey
 
@@ -43,7 +45,7 @@ class Somebody:
         self.house, self.caller = house, caller
         self.id = caller.id
 
-    async def asks(self, user: str, minutes: int = 30, facts: dict[str, Any] | None = None, **more: Any) -> Any:
+    async def asks(self, user: str, /, minutes: int = 30, facts: dict[str, Any] | None = None, **more: Any) -> Any:
         body = {
             "computer_id": COMPUTER,
             "user": user,
@@ -101,9 +103,14 @@ class Household:
 
     async def moves_in(self, name: str, *roles: str, os_users: tuple[str, ...] | None = None, **more: Any) -> Somebody:
         """A new account, with the OS user of the same name unless told otherwise; the gateway tells of it."""
-        caller = replace(person(name, *roles, os_users=os_users), **more)
-        await self.hears_account(caller)
-        return Somebody(self, caller)
+        somebody = self.stranger(name, *roles, os_users=os_users, **more)
+        if somebody.caller.kind == "account":
+            await self.hears_account(somebody.caller)
+        return somebody
+
+    def stranger(self, name: str, *roles: str, os_users: tuple[str, ...] | None = None, **more: Any) -> Somebody:
+        """Somebody of whom the gateway told nothing here; only their token speaks."""
+        return Somebody(self, replace(person(name, *roles, os_users=os_users), **more))
 
     async def hears_account(self, caller: Caller, version: int = 1, **more: Any) -> None:
         said = {
@@ -176,24 +183,27 @@ class Household:
     @contextlib.asynccontextmanager
     async def row_held(self, request_id: str, *, until_waiting: int) -> AsyncIterator[None]:
         """Hold a request's row until that many transactions wait for a lock; what the block starts then races."""
-        dsn = self.test.house.database._dsn
-        holder, watcher = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+        holder = await asyncpg.connect(self.test.house.database._dsn)
         try:
             async with holder.transaction():
                 await holder.execute("SELECT FROM requests WHERE id = $1 FOR UPDATE", request_id)
                 yield
-                await self._eventually_waiting(watcher, until_waiting)
+                await self.somebody_waits(until_waiting)
         finally:
             await holder.close()
-            await watcher.close()
 
-    async def _eventually_waiting(self, watcher: Any, count: int) -> None:
+    async def somebody_waits(self, count: int = 1) -> None:
+        """Return once that many transactions wait for a lock."""
+        watcher = await asyncpg.connect(self.test.house.database._dsn)
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        async with asyncio.timeout(10):
-            while await watcher.fetchval(waiting) < count:
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(10):
+                while await watcher.fetchval(waiting) < count:
+                    await asyncio.sleep(0.01)
+        finally:
+            await watcher.close()
 
 
 async def settle(test: TestHouse) -> Household:
@@ -211,3 +221,39 @@ async def house(house_of: OpenHouse) -> AsyncIterator[Household]:
     async with house_of(SERVICE) as test:
         assert test.clock() == START
         yield await settle(test)
+
+
+@dataclass
+class BusHouse:
+    """The same on a real NATS: not running yet (`house.test.house.running()`), and agents that may connect."""
+
+    house: Household
+    nats: Any
+    clients: list[Client]
+
+    async def agent(self, computer_id: str) -> Client:
+        """A connection with the credentials of that computer."""
+        link, issuer = Key.new("USER"), self.nats.agent_issuer
+        jwt = agent_jwt(issuer.seed, issuer.account, computer_id, link.id, system_clock())
+        client = Client()
+        self.clients.append(client)
+        await client.connect(
+            self.nats.url,
+            inbox_prefix=f"_INBOX_{computer_id}",
+            signature_cb=link.sign,
+            user_jwt_cb=lambda: bytearray(jwt.encode()),
+            allow_reconnect=False,
+        )
+        return client
+
+
+@pytest.fixture
+async def bus_house(house_of: OpenHouse, nats: Any) -> AsyncIterator[BusHouse]:
+    clock = ManualClock(system_clock())
+    async with house_of(SERVICE, clock=clock, nats_url=nats.url, nats_creds=nats.creds("requests")) as test:
+        house = BusHouse(await settle(test), nats, [])
+        try:
+            yield house
+        finally:
+            for client in house.clients:
+                await client.close()

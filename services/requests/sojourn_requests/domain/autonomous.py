@@ -26,7 +26,7 @@ LIMIT_SPAN = timedelta(hours=24)
 class Hours(Body):
     """A weekly time of day, by the wall clock of `time_zone`. `until` ≤ `from` ends on the day after."""
 
-    days: Annotated[tuple[Day, ...], Field(min_length=1, max_length=7)]
+    days: Annotated[list[Day], Field(min_length=1, max_length=7)]
     from_: Annotated[str, Field(alias="from", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
     until: Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
     time_zone: Name

@@ -121,6 +121,9 @@ class Terms:
     arguments: ArgumentsMatch = "exact"
     max_uses: int | None = None
 
+    def duration_of(self, request: Request) -> timedelta:
+        return request.wish.duration if self.duration is None else self.duration
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
@@ -227,7 +230,7 @@ def approve(
         return request
     _must_be_pending(request, now)
     _may_decide(request, by, parties, settings)
-    duration = terms.duration or request.wish.duration
+    duration = terms.duration_of(request)
     _in_range(duration, min(request.wish.duration, settings.longest_minutes * MINUTE), "this request allows")
     match = terms.match or usual_match(request.wish.application)
     decision = Decision(
@@ -335,7 +338,7 @@ def _is_repeated_approval(request: Request, by: Decider, terms: Terms) -> bool:
         request.status == "approved"
         and decision is not None
         and _decided_it(request, by)
-        and decision.duration_minutes == (terms.duration or request.wish.duration) // MINUTE
+        and decision.duration_minutes == terms.duration_of(request) // MINUTE
         and decision.match == (terms.match or usual_match(request.wish.application))
         and decision.arguments == terms.arguments
         and decision.max_uses == (terms.max_uses or request.wish.max_uses)

@@ -71,7 +71,7 @@ class ApprovalRule(Body):
     """Whose approval a request needs. Nobody is reminded and nothing escalates yet: only the usual times are taken."""
 
     when: When = When()
-    seats: Annotated[tuple[Seat, ...], Field(min_length=1, max_length=1)] = (Seat(),)
+    seats: list[Seat] = Field(default_factory=lambda: [Seat()], min_length=1, max_length=1)
     remind_after_minutes: Literal[15] | None = 15
     escalate_after_minutes: Literal[60] | None = 60
     escalate_to: NoGroups = ()
@@ -96,7 +96,7 @@ class AskingSettings(Body):
     take_up_minutes: Minutes = 480
     max_pending_per_user: Annotated[int, Field(ge=1, le=1000, strict=True)] = 5
     max_offline_hours: Annotated[int, Field(ge=1, le=8760, strict=True)] = 168
-    rules: Annotated[tuple[ApprovalRule, ...], Field(min_length=1, max_length=1)] = (ApprovalRule(),)
+    rules: list[ApprovalRule] = Field(default_factory=lambda: [ApprovalRule()], min_length=1, max_length=1)
 
     @field_validator("ticket_pattern")
     @classmethod
