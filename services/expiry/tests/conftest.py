@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,10 +57,14 @@ class Yard:
     def pass_time(self, **delta: float) -> None:
         self.house.clock.advance(timedelta(**delta))
 
+    def stranger(self) -> Computer:
+        """A computer that nobody told this service about."""
+        return Computer(new_id(self.now), PrivateKey.generate())
+
     # what other services say
 
     async def enrol(self, name: str = "pc-1", *, version: int = 1, computer: Computer | None = None) -> Computer:
-        computer = computer or Computer(new_id(self.now), PrivateKey.generate())
+        computer = computer or self.stranger()
         await self.say_computer(computer, version=version, name=name)
         return computer
 
@@ -203,6 +207,12 @@ def keys(tmp_path: Path) -> dict[str, Any]:
     key_set = tmp_path / "key-set.json"
     key_set.write_text(json.dumps({"root_key": root.public.text, "keys": signed}))
     return {"state_keys": folder, "key_set": key_set, "signer": signer, "root": root, "signed": signed}
+
+
+@pytest.fixture
+def yard_of(keys: dict[str, Any]) -> Callable[[TestHouse], Yard]:
+    """The yard around a house that a test opened by itself."""
+    return lambda house: Yard(house, keys["signer"], keys["signed"])
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ CREATE TABLE grants (
     CONSTRAINT grants_revoked_says_by_whom CHECK ((status = 'revoked') = (revoked IS NOT NULL)),
     CONSTRAINT grants_active_has_an_end CHECK (status <> 'active' OR until IS NOT NULL),
     CONSTRAINT grants_first_use_has_a_duration CHECK (
-        starts = 'at_from' OR (starts = 'first_use' AND duration_minutes > 0)),
+        starts = 'at_from' OR (starts = 'first_use' AND coalesce(duration_minutes, 0) > 0)),
     CONSTRAINT grants_ready_waits_for_first_use CHECK (status <> 'ready' OR starts = 'first_use'),
     CONSTRAINT grants_first_use_sets_the_end CHECK (
         starts = 'at_from' OR (until IS NULL) = (first_used_at IS NULL)),

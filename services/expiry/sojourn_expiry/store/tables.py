@@ -75,7 +75,8 @@ grants = Table(
     CheckConstraint("(status = 'revoked') = (revoked IS NOT NULL)", name="grants_revoked_says_by_whom"),
     CheckConstraint("status <> 'active' OR until IS NOT NULL", name="grants_active_has_an_end"),
     CheckConstraint(
-        "starts = 'at_from' OR (starts = 'first_use' AND duration_minutes > 0)", name="grants_first_use_has_a_duration"
+        "starts = 'at_from' OR (starts = 'first_use' AND coalesce(duration_minutes, 0) > 0)",
+        name="grants_first_use_has_a_duration",
     ),
     CheckConstraint("status <> 'ready' OR starts = 'first_use'", name="grants_ready_waits_for_first_use"),
     CheckConstraint(
