@@ -54,13 +54,15 @@ class HeldKeeper:
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def start(self, server: str, credentials: wire.Credentials, ca_pem: str | None = None) -> None:
+    def start(
+        self, server: str, credentials: wire.Credentials, ca_pem: str | None = None, *, damaged: bool = False
+    ) -> None:
         self.say(
             between.Start(
                 computer_id=self.computer_id,
                 server=server,
                 link_public_key=self.nkey.id,
-                credentials=wire.encode(credentials).decode(),
+                credentials=wire.encode(credentials).decode()[: 100 if damaged else None],
                 ca_pem=ca_pem,
             )
         )
@@ -252,11 +254,11 @@ class LinkWorld:
         prefix = f"_INBOX_{self.keeper.computer_id}"
         return wire.Credentials(jwt=jwt, expires_at=now + life, nats_urls=urls, inbox_prefix=prefix)
 
-    def links(self, credentials: wire.Credentials, ca_pem: str | None = None) -> None:
+    def links(self, credentials: wire.Credentials, ca_pem: str | None = None, *, damaged: bool = False) -> None:
         """Start the link, in this process."""
         link = Link(self.keeper.links_end, clock=self.clock, since_boot=lambda: boottime() + self.ahead, pauses=QUICK)
         self.task = asyncio.create_task(link.run())
-        self.keeper.start(self.server.url, credentials, ca_pem)
+        self.keeper.start(self.server.url, credentials, ca_pem, damaged=damaged)
 
     async def connected(self, up: bool = True) -> between.Connected:
         return await self.keeper.hears(between.Connected, lambda said: said.up is up)

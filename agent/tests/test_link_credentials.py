@@ -31,6 +31,13 @@ async def test_a_lapsed_credential_is_renewed_at_the_start(world: Any) -> None:
     await world.connected()
 
 
+async def test_a_damaged_credential_is_renewed(world: Any) -> None:
+    """A file cut in half on the computer's disk costs one call over HTTPS."""
+    world.links(world.credentials(), damaged=True)
+    await world.keeper.hears(between.NewCredentials)
+    await world.connected()
+
+
 async def test_a_credential_that_lapses_while_connected_is_renewed(world: Any) -> None:
     """The server cuts the connection at `exp`; a new one with a new credential follows by itself."""
     world.server.failing = True  # at half life nothing was to be had

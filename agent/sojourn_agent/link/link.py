@@ -104,7 +104,11 @@ class Link:
             self._pipe.close()
 
     def _take_up(self, start: between.Start) -> None:
-        self._credentials = msgspec.json.decode(start.credentials, type=wire.Credentials)
+        try:
+            self._credentials = msgspec.json.decode(start.credentials, type=wire.Credentials)
+        except msgspec.MsgspecError as error:  # a damaged file costs a renewal, and nothing else
+            log.warning("the stored credential cannot be read: %s", error)
+            self._credentials = wire.Credentials(jwt="", expires_at=self._clock(), nats_urls=[], inbox_prefix="")
         self._renew_at = self._since_boot() + Validity.of(self._credentials).until_half(self._clock())
         self._down_since = self._since_boot()
         self._login = bus.Login(start.computer_id, self._pipe.sign_nonce, self._on_push, start.ca_pem)
