@@ -293,21 +293,34 @@ async def test_a_policy_for_all_reaches_who_enrols_later(
 async def test_nobody_falls_between_a_deploy_and_an_enrolment(
     house: TestHouse, admin: httpx.AsyncClient, agents: Any, body: Body
 ) -> None:
-    """However deploys, withdrawals and enrolments interleave, each computer ends as the policy does."""
+    """A deploy is held when it knows which computers there are; one that enrols then gets the policy all the same."""
+    before, token = await agents.enrolled("before"), await agents.token()
     policy = await created(admin, body("P"))
-    tokens = await agents.token(max_uses=6)
 
-    async def to_and_fro() -> None:
-        for _ in range(3):
-            await deployed(admin, policy)
-            await admin.post(f"/policies/{policy['id']}/withdraw")
-        await deployed(admin, policy)
+    async with house.house.database.begin() as holding:
+        await holding.exec_driver_sql("LOCK TABLE assignments IN EXCLUSIVE MODE")  # may be read, not written
+        deploying = asyncio.create_task(deployed(admin, policy))
+        await waiting(house, 1)
+        enrolling = asyncio.create_task(agents.enrols(agents.machine("during"), token))
+        await waiting(house, 2, unless=enrolling)
 
-    machines = [agents.machine(f"ws-{number}") for number in range(6)]
-    await asyncio.gather(to_and_fro(), *(agents.enrols(machine, tokens) for machine in machines))
-    newest = {computer: (version, state) for page in await assignments(house) for computer, version, state in page}
-    assert len(newest) == 6
-    assert {state for _, state in newest.values()} == {"present"}
+    await deploying
+    during = (await enrolling).json()["computer_id"]
+    assert await assignments(house) == [[(before, 1, "present")], [(during, 1, "present")]]
+
+
+async def waiting(house: TestHouse, count: int, unless: asyncio.Task[Any] | None = None) -> None:
+    """Return when so many transactions wait for a lock, or when `unless` ended without waiting."""
+    query = (
+        "SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE NOT granted AND datname = current_database()"
+    )
+    async with asyncio.timeout(10):
+        while not (unless and unless.done()):
+            async with house.house.database.begin() as connection:  # a new one each time: it shows one moment
+                if (await connection.exec_driver_sql(query)).scalar_one() >= count:
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def test_many_assignments_come_in_pages(

@@ -53,7 +53,7 @@ async def test_liveness_of_a_computer_that_nobody_knows_is_nothing(house: TestHo
 
 
 async def test_health_changes_a_computer_only_when_it_is_news(house: TestHouse, agents: Any) -> None:
-    """Told once, by the computer itself; a repeat, the same again and a late one are not told."""
+    """Told once, by the computer itself; a repeat, the same again, a late one and a used id are not told."""
     machine = agents.machine()
     computer_id = await agents.enrolled(machine=machine)
     now = house.clock()
@@ -65,6 +65,8 @@ async def test_health_changes_a_computer_only_when_it_is_news(house: TestHouse, 
     )
     await house.takes(computer_id, "health", same)
     await house.takes(computer_id, "health", machine.health(computer_id, now + timedelta(minutes=1), seq=2))
+    under_a_used_id = machine.health(computer_id, now + timedelta(minutes=3), seq=4, id="r3")
+    await house.takes(computer_id, "health", under_a_used_id)
     (event,) = await house.events("computer.changed")
     assert (event.data.actor.kind, event.data.actor.id) == ("computer", computer_id)
     assert event.data.entity["standing_rights"] == [{"user": "bob", "through": "sudo"}]
