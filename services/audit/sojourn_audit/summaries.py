@@ -56,7 +56,7 @@ class Told:
         kind = self.event.entity_kind
         name = self.entity.get("computer_name") or (kind in {"computer", "agent"} and self.entity.get("name"))
         name = name or (actor.name if actor.kind == "computer" else None)
-        return shown(name) or f"computer {shown(links.computer_id or self.entity.get('computer_id')) or 'unknown'}"
+        return shown(name) or shown(links.computer_id or self.entity.get("computer_id")) or "an unknown computer"
 
     @property
     def policy(self) -> str:
@@ -151,6 +151,11 @@ def _approved(told: Told) -> str:
     return f"{told.who} approved {told.request}{told.minutes}{told.note}"
 
 
+def _cancelled(told: Told) -> str:
+    own = told.who == told.user
+    return f"{told.who} cancelled {'the request for ' + told.application if own else told.request}"
+
+
 def _submitted(told: Told) -> str:
     reason = told.entity.get("justification")
     because = f": {quoted(reason)}" if shown(reason) else ""
@@ -213,9 +218,9 @@ _SENTENCES: Final[dict[str, Callable[[Told], str]]] = {
     "policy.deleted": lambda t: f"{t.who} deleted {t.policy}",
     "policy.reviewed": lambda t: f"{t.who} reviewed {t.policy}{t.revision}{t.note}",
     "assignments.changed": _assigned,
-    "computer.enrolled": lambda t: f"{_upper(t.computer)} was enrolled",
-    "computer.changed": lambda t: f"{t.who} changed {t.computer}",
-    "computer.decommissioned": lambda t: f"{t.who} decommissioned {t.computer}",
+    "computer.enrolled": lambda t: f"The computer {t.computer} was enrolled",
+    "computer.changed": lambda t: f"{t.who} changed the computer {t.computer}",
+    "computer.decommissioned": lambda t: f"{t.who} decommissioned the computer {t.computer}",
     "enrolment_token.created": lambda t: f"{t.who} created the enrolment token {t.named()}",
     "enrolment_token.used": lambda t: f"The enrolment token {t.named()} was used",
     "request.submitted": _submitted,
@@ -223,16 +228,16 @@ _SENTENCES: Final[dict[str, Callable[[Told], str]]] = {
     "request.endorsed": lambda t: f"{t.who} endorsed {t.request}; more seats are to be filled",
     "request.approved": _approved,
     "request.declined": lambda t: f"{t.who} declined {t.request}{t.note}",
-    "request.cancelled": lambda t: f"{t.who} cancelled {t.request}",
-    "request.expired": lambda t: f"{_upper(t.request)} expired: nobody decided in time",
+    "request.cancelled": _cancelled,
+    "request.expired": lambda t: f"{t.request} expired: nobody decided in time",
     "grant.scheduled": _scheduled,
     "grant.ready": lambda t: f"{_upper(t.access)} is ready; its clock starts at first use",
     "grant.activated": _activated,
-    "grant.applied": lambda t: f"{_upper(t.computer)} confirmed the {t.access}",
+    "grant.applied": lambda t: f"The computer {t.computer} confirmed the {t.access}",
     "grant.failed": _failed,
     "grant.expired": lambda t: f"{_upper(t.access)} is over: its time has passed",
     "grant.revoked": lambda t: f"{t.who} revoked the {t.access}{t.note}",
-    "grant.ended": lambda t: f"{_upper(t.computer)} confirmed the end of the {t.access}",
+    "grant.ended": lambda t: f"The computer {t.computer} confirmed the end of the {t.access}",
     "grant.returned": lambda t: f"{t.who} gave back the {t.access}",
     "elevation.started": _started,
     "elevation.moved": lambda t: f"{t.user}'s run of {t.application} on {t.computer} went on under another grant",

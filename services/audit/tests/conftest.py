@@ -39,10 +39,9 @@ class Audit:
     ) -> Event:
         """An event arrives; it waits for the sequencer. A second passes."""
         self.house.clock.advance(timedelta(seconds=1))
-        id = id or new_id(self.house.clock())
-        return await self.house.hears(
-            change, {"id": id, "version": 1, **entity}, service=service, id=id, actor=actor, links=links
-        )
+        entity_id = id or new_id(self.house.clock())
+        said = {"id": entity_id, "version": 1, **entity}
+        return await self.house.hears(change, said, service=service, id=entity_id, actor=actor, links=links)
 
     async def sequences(self) -> int:
         """The sequencer does all there is to do; returns how many entries it appended."""
