@@ -134,7 +134,8 @@ ToClient = Refused | Say | AskPerson | Pending | Stored | Started | Ended | Told
 
 
 class Found(_Packet, frozen=True, tag="found", kw_only=True):
-    """The file was judged. `pid`: the process that waits to become it; null when nothing is to be run.
+    """The file was judged. `pid`: the process that waits to become it; null when nothing is to be run; `in_leaf`:
+    it was born in its leaf.
 
     `key`: under which the keeper may remember the facts. `hidden`: the caller could not have opened the file.
     `writable`: the first part of its path that others can write to. `working_directory` null: / is used instead.
@@ -145,6 +146,7 @@ class Found(_Packet, frozen=True, tag="found", kw_only=True):
     hidden: bool
     writable: str | None
     pid: int | None
+    in_leaf: bool
     working_directory: str | None
 
 

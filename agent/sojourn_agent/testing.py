@@ -5,13 +5,18 @@ it says are real reports, verified here. `elevate` runs as throw-away uids.
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import pwd
+import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +90,7 @@ class FakeServer:
     def grant(self, *rules: wire.Rule, **fields: Any) -> wire.Grant:
         """A grant of half an hour for everybody, put into the document and pushed; `fields` replace its fields."""
         now = system_clock() + self.offset
-        told = {
+        told: dict[str, Any] = {
             "id": new_id(now),
             "users": wire.Users(all=True),
             "from_": now - timedelta(seconds=1),
@@ -128,7 +133,7 @@ class FakeServer:
 
     def _listen(self, end: socket.socket) -> None:
         frames = between.Frames(between.FromKeeper)
-        with contextlib.suppress(OSError):
+        with end, contextlib.suppress(OSError):
             while chunk := end.recv(1 << 20):
                 for message in frames.feed(chunk):
                     self._hear(message)
@@ -199,6 +204,7 @@ class Computer:
         shutil.copyfile(ELEVATE, self.elevate_file)
         self.elevate_file.chmod(0o755)
         self.keeper: subprocess.Popen[bytes] | None = None
+        self._callers: list[subprocess.Popen[bytes]] = []
         self.log = folder / "keeper.log"
 
     def start(self, *, connected: bool = True, uid: int | None = None) -> None:
@@ -210,7 +216,7 @@ class Computer:
         eventually(self._answers, 10)
         self.server.play_link(ours, connected=connected)
         if connected:
-            eventually(lambda: self.agent()["document_version"] == self.server.version)
+            self.catches_up()
 
     def stop(self) -> None:
         if self.keeper is not None and self.keeper.poll() is None:
@@ -222,15 +228,26 @@ class Computer:
         self.keeper.kill()
         self.keeper.wait()
 
+    def close(self) -> None:
+        self.stop()
+        for caller in self._callers:
+            caller.kill()
+            caller.wait()
+            for stream in (caller.stdin, caller.stdout, caller.stderr):
+                if stream is not None:
+                    stream.close()
+
     def command(self, *words: str) -> list[str]:
         return [str(self.elevate_file), *words]
 
-    def popen(self, *words: str, uid: int, **options: Any) -> "subprocess.Popen[bytes]":
+    def popen(self, *words: str, uid: int, **options: Any) -> Any:
         env = {"SOJOURN_AGENT_SOCKET": str(self.config.socket), "LANG": "C.UTF-8"} | options.pop("env", {})
         options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen(
-            self.command(*words), env=env, user=uid, group=uid, extra_groups=[], cwd=options.pop("cwd", "/"), **options
-        )
+        options = {"cwd": "/", "user": uid, "group": uid, "extra_groups": []} | options
+        start: Any = subprocess.Popen  # its overloads do not know options given as a dictionary
+        process = start(self.command(*words), env=env, **options)
+        self._callers.append(process)
+        return process
 
     def elevate(self, *words: str, uid: int, timeout: float = 20, **options: Any) -> "Finished":
         process = self.popen(*words, uid=uid, **options)
@@ -240,6 +257,20 @@ class Computer:
             process.kill()
             raise
         return Finished(process.returncode, out or b"", err or b"")
+
+    def grant(self, *rules: wire.Rule, **fields: Any) -> wire.Grant:
+        """As the server's, and the keeper holds it."""
+        grant = self.server.grant(*(rules or (wire.FolderPathRule(path="/usr/bin"),)), **fields)
+        self.catches_up()
+        return grant
+
+    def catches_up(self) -> None:
+        eventually(lambda: self.agent()["document_version"] == self.server.version)
+
+    def ended(self, grant: wire.Grant) -> wire.EndedReport:
+        """The report of the grant's end, as soon as it came."""
+        found = eventually(lambda: [r for r in self.server.of_kind(wire.EndedReport) if r.grant_id == grant.id])
+        return found[0]  # type: ignore[no-any-return]
 
     def agent(self) -> dict[str, Any]:
         """What the keeper says of itself."""
@@ -276,12 +307,75 @@ def a_computer() -> Iterator[Computer]:
         computer.start()
         yield computer
     finally:
-        computer.stop()
+        computer.close()
         with contextlib.suppress(ValueError, OSError):
             from sojourn_agent.keeper.leaves import find_parent  # noqa: PLC0415
 
             find_parent(computer.computer_id).rmdir()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def os_user(name: str) -> Iterator[tuple[str, int]]:
+    """A throw-away user of this computer; answers its name and uid."""
+    told = f"{name}{os.getpid() % 100_000}"
+    # Others may hold the lock on /etc/passwd for a moment.
+    eventually(lambda: _run("useradd", "--no-create-home", "--no-user-group", "--shell", "/bin/sh", told), 10)
+    try:
+        yield told, pwd.getpwnam(told).pw_uid
+    finally:
+        eventually(lambda: _run("userdel", "--force", told), 10)
+
+
+def _run(*words: str) -> bool:
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+class Typist:
+    """`elevate` in a terminal of its own, with a person at it."""
+
+    def __init__(self, computer: Computer, *words: str, uid: int, **options: Any) -> None:
+        self.terminal, slave = os.openpty()
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        os.fchown(slave, uid, -1)
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave} | options
+        take = lambda: fcntl.ioctl(0 if streams["stdin"] is slave else 1, termios.TIOCSCTTY, 0)  # noqa: E731
+        self.process = computer.popen(
+            *words, uid=uid, start_new_session=True, preexec_fn=take, env={"TERM": "xterm"}, **streams
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def types(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def sees(self, text: str, seconds: float = 10) -> str:
+        """Reads until `text` is shown; answers all that was shown."""
+        until = time.monotonic() + seconds
+        while text not in self.shown:
+            ready, _, _ = select.select([self.terminal], [], [], max(0, until - time.monotonic()))
+            if not ready:
+                raise AssertionError(f"{text!r} was not shown: {self.shown!r}")
+            try:
+                self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+            except OSError:
+                if text not in self.shown:
+                    raise AssertionError(f"{text!r} was not shown: {self.shown!r}") from None
+        return self.shown
+
+    def leaves(self, seconds: float = 10) -> int:
+        """Reads on until the process has ended; answers its exit status."""
+        until = time.monotonic() + seconds
+        while (status := self.process.poll()) is None and time.monotonic() < until:
+            if select.select([self.terminal], [], [], 0.02)[0]:
+                with contextlib.suppress(OSError):
+                    self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+        with contextlib.suppress(OSError):
+            while select.select([self.terminal], [], [], 0.05)[0]:
+                self.shown += os.read(self.terminal, 65536).decode(errors="replace")
+        os.close(self.terminal)
+        assert status is not None, f"it did not leave: {self.shown!r}"
+        return int(status)
 
 
 def eventually(holds: Callable[[], Any], seconds: float = 5) -> Any:

@@ -25,7 +25,7 @@ import msgspec
 
 from .keeper.children import close_all_but
 from .keeper.judge import Cache, Caller, Judged, NotJudged, judge, lease_broken, secure_path
-from .keeper.leaves import RUN_VARIABLE, Containment, Descent, Leaf
+from .keeper.leaves import RUN_VARIABLE, Containment, Descent, Leaf, fork_into
 from .keeper.loop import TimerFd
 from .packets import (
     Deadline,
@@ -58,7 +58,8 @@ _FOREGROUND = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 
 @dataclass(frozen=True)
 class Order:
-    """What the keeper hands to a warden. `descriptors`: the caller's 0, 1, 2 and working folder."""
+    """What the keeper hands to a warden. `descriptors`: the caller's 0, 1, 2 and working folder. `leaf`: the folder of
+    the run's cgroup leaf; None: there is no cgroup here."""
 
     hello: Hello
     caller: Caller
@@ -67,6 +68,7 @@ class Order:
     client: socket.socket
     caller_pidfd: int
     keeper_pidfd: int
+    leaf: int | None
     run_id: str
     may_start: bool
     home: str
@@ -75,7 +77,7 @@ class Order:
 
     def kept(self) -> list[int]:
         own = [self.channel.fileno(), self.client.fileno(), self.caller_pidfd, self.keeper_pidfd]
-        return own + list(self.descriptors)
+        return own + list(self.descriptors) + ([self.leaf] if self.leaf is not None else [])
 
 
 def main(order: Order, cache: Cache) -> None:
@@ -94,6 +96,7 @@ def main(order: Order, cache: Cache) -> None:
         hidden=judged.hidden,
         writable=judged.writable,
         pid=run.pid if run else None,
+        in_leaf=run is not None and run.in_leaf,
         working_directory=folder,
     )
     _send(order.channel, found)
@@ -112,7 +115,7 @@ class Run:
         self._terminal = Terminal.of(order)
         gate, self._gate = os.pipe2(os.O_CLOEXEC)
         self._trouble, trouble = os.pipe2(os.O_CLOEXEC)
-        self.pid = os.fork()
+        self.pid, self.in_leaf = _fork(order.leaf)
         if self.pid == 0:
             _become(order, judged, self._terminal, gate, trouble, keep=self._gate)
         os.close(gate)
@@ -425,6 +428,14 @@ def _form_of(name: str) -> re.Pattern[str] | None:
     if name in ("TERM", "COLORTERM") or _LOCALE_NAME.fullmatch(name):
         return _PLAIN
     return _ZONE if name == "TZ" else None
+
+
+def _fork(leaf: int | None) -> tuple[int, bool]:
+    """The child's pid (0: we are it), and whether it is in the leaf already."""
+    if leaf is not None:
+        with contextlib.suppress(OSError):  # a kernel or a filter without clone3: the keeper moves it
+            return fork_into(leaf), True
+    return os.fork(), False
 
 
 def _become(order: Order, judged: Judged, terminal: Terminal, gate: int, trouble: int, *, keep: int) -> NoReturn:

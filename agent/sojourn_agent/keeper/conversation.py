@@ -38,6 +38,7 @@ from sojourn_shared.ids import new_id
 from . import wording
 from .cover import Covered, NotCovered
 from .door import Guest
+from .leaves import Containment, Descent, Leaf
 from .names import Person
 from .runs import CannotStart
 from .spool import Asked, TooLong
@@ -61,8 +62,9 @@ class Conversation:
         self._guest = guest
         self.hello = guest.hello
         self.stage: Stage = "naming"
-        self.run_id = new_id(keeper.now())
+        self.run_id = ""
         self._warden: Warden | None = None
+        self._leaf: Leaf | None = None
         self._looked = False
         self._because = guest.hello.because
         self._longest = 0
@@ -91,7 +93,16 @@ class Conversation:
         """Fork a warden that opens and judges the file, now."""
         self.stage = "judging"
         keeper, guest = self._keeper, self._guest
+        self.run_id = new_id(keeper.now())  # each time anew: the leaf of the last judging may still be emptying
         home, shell = keeper.root_home
+        may_start = self.hello.op == "run" and keeper.observed_only is None
+        if may_start and keeper.leaves.parent is not None:
+            try:
+                self._leaf = keeper.leaves.make(self.run_id)
+            except OSError as error:
+                self._refuse(75, "no-leaf", f"the agent could not make a group for its processes ({error}): try again")
+                return
+        leaf = self._leaf
         descriptors = guest.descriptors[0], guest.descriptors[1], guest.descriptors[2], guest.descriptors[3]
 
         def order(channel: socket.socket) -> Order:
@@ -103,8 +114,9 @@ class Conversation:
                 client=guest.client,
                 caller_pidfd=guest.pidfd,
                 keeper_pidfd=keeper.pidfd,
+                leaf=leaf.descriptor() if leaf else None,
                 run_id=self.run_id,
-                may_start=self.hello.op == "run" and keeper.observed_only is None,
+                may_start=may_start,
                 home=home,
                 shell=shell,
                 nofile=keeper.nofile,
@@ -136,7 +148,7 @@ class Conversation:
     def _on_warden_death(self) -> None:
         self._judge_late.cancel()
         if self.stage == "judging":
-            self._warden = None
+            self._drop_warden()
             self._refuse(126, "not-judged", f"{self.hello.argv[0]} could not be judged in time")
 
     def _decide(self) -> None:
@@ -188,9 +200,19 @@ class Conversation:
             return
         assert self._warden is not None
         warden, self._warden = self._warden, None
+        containment: Containment = self._leaf or Descent(self.run_id, warden.pid)
+        self._leaf = None
         deadline = keeper.enforcement.deadline_of(covered.until)
         try:
-            keeper.runs.start(self.run_id, warden, self._found, person=self.person, covered=covered, deadline=deadline)
+            keeper.runs.start(
+                self.run_id,
+                warden,
+                self._found,
+                containment=containment,
+                person=self.person,
+                covered=covered,
+                deadline=deadline,
+            )
         except CannotStart as error:
             self._refuse(77, "not-recorded", str(error))
             return
@@ -393,6 +415,9 @@ class Conversation:
             warden.on_message = lambda message: None
             warden.on_death = lambda: None
             warden.let_be()
+        if self._leaf is not None:
+            leaf, self._leaf = self._leaf, None
+            self._keeper.runs.discard(leaf)
 
     def _release(self) -> None:
         """Let go of everything; the warden, if it runs something, has its own copies."""

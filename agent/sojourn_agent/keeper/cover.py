@@ -41,8 +41,9 @@ class Who:
 class Covered:
     grant: Grant
     match: Match
+    at: datetime
     until: datetime | None
-    """When the access ends by the grant's time if it is used at this moment; None: the grant has no end of its own."""
+    """When the access ends by the grant's time if it is used `at` this moment; None: it has no end of its own."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def cover(
         elif grant.max_uses is not None and grant.uses_before + use.uses >= grant.max_uses:
             nearest = max(nearest, (5, f"grant {grant.id} was used as often as it may be ({grant.max_uses})"))
         else:
-            found.append(Covered(grant, answer, until_if_used(grant, use, now)))
+            found.append(Covered(grant, answer, now, until_if_used(grant, use, now)))
     if not found:
         return NotCovered(nearest[1])
     return min(found, key=lambda covered: _cost(covered, uses))

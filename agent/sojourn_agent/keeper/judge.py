@@ -68,17 +68,21 @@ class Judged:
 
 def judge(name: str, cwd: int, caller: Caller, cache: Cache) -> Judged:
     """Open and judge what `name` means in the folder `cwd`. Raises NotJudged."""
-    fd, hidden = _open(name, cwd, caller)
-    path = _real_path(fd)
-    writable = first_writable(path)
-    leased = [fd] if _leases(fd, path) else []
-    script = os.pread(fd, 2, 0) == b"#!"
-    if script:
-        interpreter_fd, interpreter = _interpreter(fd, path)
-        leased += [interpreter_fd] if _leases(interpreter_fd, interpreter) else []
-        if writable is None and (place := first_writable(interpreter)) is not None:
-            writable = place
-    application, key = _facts(fd, path, trusted=writable is None, cache=cache)
+    with contextlib.ExitStack() as opened:  # closed, and their leases given back, unless all goes well
+        fd, hidden = _open(name, cwd, caller)
+        opened.callback(os.close, fd)
+        path = _real_path(fd)
+        writable = first_writable(path)
+        leased = [fd] if _leases(fd, path) else []
+        script = os.pread(fd, 2, 0) == b"#!"
+        if script:
+            interpreter_fd = _interpreter(fd, path)
+            opened.callback(os.close, interpreter_fd)
+            interpreter = _real_path(interpreter_fd)
+            leased += [interpreter_fd] if _leases(interpreter_fd, interpreter) else []
+            writable = writable or first_writable(interpreter)
+        application, key = _facts(fd, path, trusted=writable is None, cache=cache)
+        opened.pop_all()
     return Judged(
         fd=fd,
         application=application,
@@ -225,8 +229,8 @@ def _leases(fd: int, path: str) -> bool:
     return True
 
 
-def _interpreter(fd: int, path: str) -> tuple[int, str]:
-    """The descriptor and real path of what `#!` names. Raises NotJudged."""
+def _interpreter(fd: int, path: str) -> int:
+    """A descriptor of what `#!` names. Raises NotJudged."""
     line = os.pread(fd, 256, 0)[2:].split(b"\n", 1)[0].strip(b" \t\r")
     words = line.split(None, 1)
     if not words or not words[0].startswith(b"/") or b"\0" in words[0]:
@@ -243,8 +247,9 @@ def _interpreter(fd: int, path: str) -> tuple[int, str]:
     except OSError as error:
         raise NotJudged(126, "not-executable", f"{path}: its interpreter {name}: {error.strerror}") from None
     if os.pread(interpreter, 2, 0) == b"#!":
+        os.close(interpreter)
         raise NotJudged(126, "not-executable", f"{path}: its interpreter {name} is a script itself")
-    return interpreter, _real_path(interpreter)
+    return interpreter
 
 
 # --- facts and trust --------------------------------------------------------------------------------------------------

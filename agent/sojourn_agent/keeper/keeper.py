@@ -64,7 +64,7 @@ class Keeper:
         self.spool = Spool(self.state, key, config.computer_id, self.timekeeping.boot_id, self.now)
         self.leaves = Leaves(config)
         self.names = Names(self.loop)
-        self.runs = Runs(self.loop, self.leaves, self.spool, self.now)
+        self.runs = Runs(self.loop, self.spool, self.now)
         self.enforcement = Enforcement(
             self.loop,
             self.documents,

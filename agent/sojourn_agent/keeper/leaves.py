@@ -4,13 +4,14 @@ A leaf is killed whole by the kernel, whatever its processes do; descent is *bes
 """
 
 import contextlib
+import ctypes
 import itertools
 import logging
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from sojourn_agent.config import Config
 from sojourn_shared.contracts.wire import EndedProcess
@@ -47,14 +48,21 @@ class Leaf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._events: int | None = None
+        self._descriptor: int | None = None
         folder.mkdir()
 
     @classmethod
     def found(cls, folder: Path) -> "Leaf":
         """One that is there already."""
         leaf = cls.__new__(cls)
-        leaf.folder, leaf._events = folder, None
+        leaf.folder, leaf._events, leaf._descriptor = folder, None, None
         return leaf
+
+    def descriptor(self) -> int:
+        """The folder, open for `fork_into`; closed by `remove`."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self._descriptor
 
     def add(self, pid: int) -> None:
         (self.folder / "cgroup.procs").write_text(str(pid))
@@ -80,9 +88,10 @@ class Leaf:
         return self._events
 
     def remove(self) -> None:
-        if self._events is not None:
-            os.close(self._events)
-            self._events = None
+        for fd in (self._events, self._descriptor):
+            if fd is not None:
+                os.close(fd)
+        self._events = self._descriptor = None
         for folder in reversed(list(self._all())):  # an application may have made groups of its own in there
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -145,15 +154,49 @@ class Leaves:
             self.why_none = f"no cgroup v2 folder can be used: {error}"
             self.parent = None
 
-    def make(self, run_id: str, warden: int) -> Containment:
-        if self.parent is None:
-            return Descent(run_id, warden)
+    def make(self, run_id: str) -> Leaf:
+        """Raises OSError."""
+        assert self.parent is not None
         return Leaf(self.parent / run_id)
 
     def left_over(self, *parents: Path) -> list[Leaf]:
         """The leaves that are there at start: nobody watches them."""
         known = {parent for parent in (self.parent, *parents) if parent is not None and parent.is_dir()}
         return [Leaf.found(folder) for parent in known for folder in parent.iterdir() if folder.is_dir()]
+
+
+class _CloneArguments(ctypes.Structure):
+    """`struct clone_args` of clone3(2)."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls", "set_tid",
+            "set_tid_size", "cgroup",
+        )
+    ]  # fmt: skip
+
+
+_CLONE3, _CLONE_INTO_CGROUP = 435, 0x200000000
+_libc = ctypes.PyDLL(None, use_errno=True)  # holds the interpreter's lock, as os.fork does
+
+
+def fork_into(leaf: int) -> int:
+    """Like os.fork, but the child is born in the leaf whose folder is open as `leaf`.
+
+    To move a process into a cgroup takes the kernel 5 to 20 ms (it waits for every processor); this takes half of one.
+    Only for a process with one thread. Raises OSError.
+    """
+    arguments = _CloneArguments(flags=_CLONE_INTO_CGROUP, exit_signal=signal.SIGCHLD, cgroup=leaf)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = _libc.syscall(_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
+    return pid
 
 
 def find_parent(computer_id: str) -> Path:

@@ -18,7 +18,7 @@ from sojourn_shared.contracts.wire import Application, Cause, EndedProcess, Ende
 
 from .children import ask
 from .cover import NEVER_USED, Covered
-from .leaves import NAMED, Containment, Leaf, Leaves, kill_escaped
+from .leaves import NAMED, Containment, Leaf, kill_escaped
 from .loop import CHANGED, Loop, Timer
 from .names import Person
 from .spool import Spool, TooLong
@@ -71,9 +71,8 @@ class Run:
 class Runs:
     """`gone` is called when nothing of a run is left, or after `_KILL_PATIENCE`."""
 
-    def __init__(self, loop: Loop, leaves: Leaves, spool: Spool, now: Clock) -> None:
+    def __init__(self, loop: Loop, spool: Spool, now: Clock) -> None:
         self._loop = loop
-        self._leaves = leaves
         self._spool = spool
         self._now = now
         self.live: dict[str, Run] = {}
@@ -83,22 +82,27 @@ class Runs:
         return [run for run in self.live.values() if run.grant_id == grant_id]
 
     def start(
-        self, run_id: str, warden: Warden, found: Found, *, person: Person, covered: Covered, deadline: float | None
+        self,
+        run_id: str,
+        warden: Warden,
+        found: Found,
+        *,
+        containment: Containment,
+        person: Person,
+        covered: Covered,
+        deadline: float | None,
     ) -> Run:
         """Let a judged and waiting process go: first its use, the run and its report are on disk. Raises CannotStart.
 
-        `found.application` has the arguments. `deadline`: seconds of BOOTTIME.
+        `found.application` has the arguments. `deadline`: seconds of BOOTTIME. The run owns `containment` from now on.
         """
         assert found.pid is not None
-        grant_id, now = covered.grant.id, self._now()
+        grant_id = covered.grant.id
         try:
-            containment = self._leaves.make(run_id, warden.pid)
-        except OSError as error:
-            raise CannotStart(f"the agent could not make a group for its processes ({error}): try again") from None
-        try:
-            containment.add(found.pid)
+            if not found.in_leaf:
+                containment.add(found.pid)
             with self._spool.transaction():
-                self._spool.put_use(grant_id, self._spool.uses.get(grant_id, NEVER_USED).once_more(now))
+                self._spool.put_use(grant_id, self._spool.uses.get(grant_id, NEVER_USED).once_more(covered.at))
                 self._spool.put_run(run_id, grant_id)
                 self._spool.report(
                     StartedReport,
@@ -112,7 +116,7 @@ class Runs:
                 )
         except (OSError, sqlite3.Error, TooLong) as error:
             warden.let_be()
-            self._loop.after(_TREE_PATIENCE, containment.remove)
+            self.discard(containment)
             log.error("run %s was not started: %s", run_id, error)
             raise CannotStart(f"it cannot be recorded on this computer ({error}): tell its administrator") from None
         run = Run(run_id, grant_id, person, found.application, found.pid, warden, containment)
@@ -139,7 +143,7 @@ class Runs:
         grant_id = covered.grant.id
         try:
             with self._spool.transaction():
-                use = self._spool.uses.get(grant_id, NEVER_USED).once_more(self._now())
+                use = self._spool.uses.get(grant_id, NEVER_USED).once_more(covered.at)
                 self._spool.put_use(grant_id, use)
                 self._spool.put_run(run.run_id, grant_id)
                 self._spool.report(MovedReport, run_id=run.run_id, from_=run.grant_id, to=grant_id)
@@ -157,6 +161,13 @@ class Runs:
 
     def tell(self, run: Run, text: str) -> None:
         run.warden.send(Tell(text=text))
+
+    def discard(self, containment: Containment) -> None:
+        """Nothing runs in there, or soon: remove it."""
+        if containment.is_empty():
+            containment.remove()
+        else:
+            self._loop.after(0.05, lambda: self.discard(containment))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
