@@ -178,13 +178,11 @@ def _progress(text: str) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    totals = report.get("totals") or {}
-    say(
-        ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in totals.items() if not isinstance(value, dict))
-    )
-    events = report.get("events") or report.get("items") or report.get("timeline") or []
+    totals = report["totals"]
+    counts = [f"{name.replace('_', ' ')}: {value}" for name, value in totals.items() if isinstance(value, int)]
+    say(", ".join([*counts, f"users: {', '.join(totals['users']) or 'none'}"]))
     print_table(
-        events,
+        report["timeline"],
         [("time", lambda e: when(e["time"])), ("type", lambda e: e["type"]), ("what happened", lambda e: e["summary"])],
         "Nothing happened under this policy yet.",
     )

@@ -1,6 +1,7 @@
 """The people of the story: an administrator who calls the API, and users of the computer who run `elevate`."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pty
@@ -8,6 +9,7 @@ import pwd
 import re
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,12 @@ class Administrator:
             headers={"Authorization": f"Bearer {token or ready['admin_token']}"},
             timeout=10,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def get(self, path: str, **params: Any) -> Any:
         return self._answered(self.http.get(path, params=params))
@@ -133,6 +141,7 @@ class Person:
             stdout=end,
             stderr=end,
             start_new_session=True,
+            preexec_fn=_own_the_terminal,  # noqa: PLW1509 - demo and tests start it from their one thread
             **self._how(),
         )
         os.close(end)
@@ -147,6 +156,10 @@ class Person:
     def _how(self) -> dict[str, Any]:
         how = {"env": self._environment, "cwd": "/"}
         return how | ({"user": self.uid, "group": self.gid, "extra_groups": []} if os.geteuid() == 0 else {})
+
+
+def _own_the_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # or Ctrl-C there would be a mere character
 
 
 _PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
