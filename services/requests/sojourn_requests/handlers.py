@@ -86,15 +86,11 @@ async def on_account(event: Event, tx: Tx) -> None:
     await people.keep_account(tx.connection, account)
 
 
-GRANT_LOST = frozenset({"document_full", "decommissioned"})
-"""Reasons that the product itself gives for a grant that cannot reach its computer."""
-
-
 async def on_grant(event: Event, tx: Tx) -> None:
     """Tell the person waiting when what was approved can never be used."""
     said = GrantState.model_validate(event.data.entity)
     reason = (said.revoked or {}).get("reason")
-    if said.request_id is None or said.status != "revoked" or reason not in GRANT_LOST:
+    if said.request_id is None or said.status != "revoked" or reason not in domain.GRANT_LOST:
         return
     try:
         request = await tx.request_for_update(said.request_id)
@@ -136,7 +132,7 @@ async def on_request_report(computer_id: str, jws: bytes, tx: Tx) -> None:
     except DomainError as refused:
         log.info("refused a report", computer=computer_id, report=report.id, problem=refused.code)
         await tx.keep_answer(report.id, computer_id, user, problem=refused.code, detail=refused.detail)
-        await tx.tell(computer_id, refusal(report.id, refused.code, refused.detail, tx.now))
+        await tx.tell(computer_id, refusal(report.id, refused.detail, tx.now))
         return
     if request.id != report.id:
         await tx.keep_answer(report.id, computer_id, user, joined=request.id)

@@ -27,6 +27,7 @@ from .errors import (
 from .people import DECIDING_ROLES, Account, Asker, Decider, OnBehalfOf, Person, folded
 from .request import (
     AUTONOMOUS,
+    GRANT_LOST,
     MINUTE,
     Approval,
     Closing,
@@ -53,6 +54,7 @@ from .settings import AskingSettings, Seat, Who
 __all__ = [
     "AUTONOMOUS",
     "DECIDING_ROLES",
+    "GRANT_LOST",
     "LIMIT_SPAN",
     "MINUTE",
     "Account",

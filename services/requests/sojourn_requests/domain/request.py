@@ -389,8 +389,16 @@ def refer(request: Request, external_refs: Sequence[ExternalRef], *, now: dateti
     return _changed(request, now, wish=replace(request.wish, external_refs=refs))
 
 
+GRANT_LOST = {
+    "document_full": "This computer holds too many grants: this one does not fit. Give some back, or ask for less.",
+    "decommissioned": "This computer is not managed any more.",
+}
+"""Reasons that the product itself gives for a grant that cannot reach its computer, and what the person reads."""
+
+
 def lose_grant(request: Request, problem: str, *, now: datetime) -> Request:
-    """Note why an approved request can never be used. Of others, and a second time, nothing is changed."""
+    """Note why (a key of GRANT_LOST) an approved request can never be used. Of others, and a second time, nothing is
+    changed."""
     if request.status != "approved" or request.problem is not None:
         return request
     return _changed(request, now, problem=problem)

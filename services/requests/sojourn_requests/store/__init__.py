@@ -3,9 +3,9 @@
 from . import people
 from .people import Computer
 from .rows import Saved
-from .shapes import RequestEntity, answer_for, entity_of
+from .shapes import RequestEntity, answer_for, entity_of, refusal
 from .tables import metadata
-from .transaction import EXPIRE_BATCH, Filter, Tx, refusal
+from .transaction import EXPIRE_BATCH, Filter, Tx
 
 __all__ = [
     "EXPIRE_BATCH",

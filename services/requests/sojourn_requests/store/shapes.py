@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from datetime import datetime
 
-from sojourn_requests.domain import MINUTE, Approval, Check, Closing, Decision, Request, Wish
+from sojourn_requests.domain import GRANT_LOST, MINUTE, Approval, Check, Closing, Decision, Request, Wish
 from sojourn_shared.contracts import wire
 from sojourn_shared.contracts.events import RequestState, Time
 
@@ -70,8 +71,13 @@ def answer_for(request: Request, *, asked_as: str | None = None) -> wire.Decisio
         duration_minutes=(decision.duration_minutes if decision else None) or request.wish.duration // MINUTE,
         expires_at=request.expires_at,
         joined=request.id if asked_as else None,
-        problem=request.problem,
+        problem=GRANT_LOST[request.problem] if request.problem else None,
     )
+
+
+def refusal(report_id: str, reason: str, at: datetime) -> wire.Decision:
+    """The answer to a report that could not become a request; `problem` is the sentence that the person reads."""
+    return wire.Decision(request_id=report_id, version=1, status="refused", problem=reason, at=at)
 
 
 def twin_of(wish: Wish) -> bytes:

@@ -17,7 +17,7 @@ from sojourn_shared.service import Paging, Transaction, settled_until
 
 from . import people
 from .rows import Saved, request_of, row_of
-from .shapes import answer_for, entity_of, twin_of
+from .shapes import answer_for, entity_of, refusal, twin_of
 from .tables import computers, decision_pushes, report_answers, requests, settings
 
 EXPIRE_BATCH = 500
@@ -235,7 +235,7 @@ class Tx(Transaction):
         if row is not None and row.problem is not None:
             if row.computer_id != computer_id:
                 return None
-            return refusal(report_id, row.problem, row.detail, row.created_at)
+            return refusal(report_id, row.detail, row.created_at)
         request = await self.request(row.joined if row else report_id)
         if request is None or request.wish.computer_id != computer_id:
             return None
@@ -270,11 +270,6 @@ class Tx(Transaction):
         row = (await self.connection.execute(query.with_for_update() if held else query)).one()
         trust = {name: domain.TrustEntry.model_validate(entry) for name, entry in row.trust.items()}
         return Saved(kind.model_validate(row.body), row.version, row.created_at, row.updated_at, trust)
-
-
-def refusal(report_id: str, problem: str, detail: str | None, at: datetime) -> wire.Decision:
-    """The answer to a report that could not become a request: `problem` is the code, `note` the sentence."""
-    return wire.Decision(request_id=report_id, version=1, status="refused", problem=problem, note=detail, at=at)
 
 
 _LOCK_USER = text("SELECT pg_advisory_xact_lock(:space, hashtext(:user))")
