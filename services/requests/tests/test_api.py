@@ -117,6 +117,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"application": {"path": "/usr/bin/htop", "arguments": ["\0"]}}, "/application/arguments/0"),
     ({"max_uses": 0}, "/max_uses"),
     ({"appeal_of": UNKNOWN}, "/appeal_of"),
+    ({"ends_with_application": True}, "/ends_with_application"),
     ({"external_refs": [{"system": "ticket"}]}, "/external_refs/0"),
     ({"surprise": 1}, "/surprise"),
 ]
