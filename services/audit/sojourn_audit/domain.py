@@ -43,8 +43,11 @@ class Arrival:
     told: bytes
 
 
-def arrival_of(event: Event) -> Arrival:
-    """What will stand in the ledger of `event`. No member is left out when empty: every line has the same form."""
+def arrival_of(event: Event, computer_name: str | None = None) -> Arrival:
+    """What will stand in the ledger of `event`. No member is left out when empty: every line has the same form.
+
+    `computer_name` is what the computer in its links is called now, for the sentence.
+    """
     data = event.data
     line = {
         "id": event.id,
@@ -55,7 +58,7 @@ def arrival_of(event: Event) -> Arrival:
         "traceparent": event.traceparent,
         "actor": {"kind": data.actor.kind, "id": data.actor.id, "name": data.actor.name},
         **{name: getattr(data.links, name) for name in LINKS},
-        "summary": summary(event),
+        "summary": summary(event, computer_name),
         "because": data.because,
         "data": data.entity,
     }

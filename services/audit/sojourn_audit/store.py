@@ -55,6 +55,13 @@ arrivals = Table(
     *_event_columns(),
     Column("told", LargeBinary, nullable=False),
 )
+computer_names = Table(
+    "computer_names",  # so that a sentence says what people call a computer
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
 ledger = Table(
     "ledger",  # append-only, without gaps: triggers refuse everything else
     metadata,
@@ -128,6 +135,18 @@ class Tx(Transaction):
         values |= arrival.links.model_dump(exclude={"user"})
         await self.connection.execute(insert(arrivals).values(values).on_conflict_do_nothing())
         self.wake("arrivals")
+
+    async def learn_name(self, computer_id: str, name: str, version: int) -> None:
+        """Remember what a computer is called; an older word changes nothing."""
+        said = insert(computer_names).values(id=computer_id, name=name, version=version)
+        newest = {"name": said.excluded.name, "version": said.excluded.version}
+        older = computer_names.c.version < said.excluded.version
+        await self.connection.execute(said.on_conflict_do_update(index_elements=["id"], set_=newest, where=older))
+
+    async def name_of(self, computer_id: str | None) -> str | None:
+        query = select(computer_names.c.name).where(computer_names.c.id == computer_id)
+        name: str | None = await self.connection.scalar(query) if computer_id else None
+        return name
 
     async def become_sequencer(self) -> None:
         """Wait until no other replica appends; nobody else does until this transaction ends."""

@@ -12,9 +12,9 @@ from sojourn_shared.contracts.events import Event, EventType
 LONGEST = 200  # characters of one quoted text
 
 
-def summary(event: Event) -> str:
+def summary(event: Event, computer_name: str | None = None) -> str:
     """The sentence for an event; a plain one for a type that is newer than this service."""
-    told = Told(event)
+    told = Told(event, computer_name)
     sentence = _SENTENCES.get(event.change)
     return sentence(told) if sentence else f"{told.who}: {event.change.replace('.', ' ').replace('_', ' ')}"
 
@@ -22,8 +22,9 @@ def summary(event: Event) -> str:
 class Told:
     """The words that sentences are made of."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, event: Event, computer_name: str | None) -> None:
         self.event = event
+        self._computer_name = computer_name
         self.entity = event.data.entity
 
     @property
@@ -53,8 +54,8 @@ class Told:
     @property
     def computer(self) -> str:
         actor, links = self.event.data.actor, self.event.data.links
-        kind = self.event.entity_kind
-        name = self.entity.get("computer_name") or (kind in {"computer", "agent"} and self.entity.get("name"))
+        own = self.event.entity_kind == "computer" and self.entity.get("name")
+        name = self.entity.get("computer_name") or own or self._computer_name
         name = name or (actor.name if actor.kind == "computer" else None)
         return shown(name) or shown(links.computer_id or self.entity.get("computer_id")) or "an unknown computer"
 

@@ -11,6 +11,7 @@ from sojourn_audit import sequencer
 from sojourn_audit.app import SERVICE
 from sojourn_audit.ledger import Altered, Signer
 from sojourn_audit.store import SEQUENCER_LOCK
+from sojourn_shared.contracts.events import Links
 from sojourn_shared.ledger import verify_lines
 from sojourn_shared.service import House
 from sojourn_shared.signing import PrivateKey
@@ -89,6 +90,24 @@ async def test_an_older_state_is_recorded_too(audit: Audit) -> None:
         await audit.hears("policy.revised", id="01930000-0000-7000-8000-000000000001", version=version)
     await audit.sequences()
     assert [entry["data"]["version"] for entry in await audit.entries()] == [3, 1, 2]
+
+
+async def test_sentences_call_computers_by_the_name_they_had(audit: Audit) -> None:
+    """Learnt from the computer's own events, newest state wins; an unknown one by its id."""
+    computer, other = (f"01930000-0000-7000-8000-00000000000{n}" for n in (1, 2))
+    links = Links(computer_id=computer)
+    await audit.hears("computer.enrolled", id=computer, links=links, name="web-1", version=1)
+    await audit.hears("agent.lost", id=computer, links=links, service="expiry")
+    await audit.hears("computer.changed", id=computer, links=links, name="web-2", version=3)
+    await audit.hears("computer.changed", id=computer, links=links, name="web-1b", version=2)
+    await audit.hears("agent.connected", id=computer, links=links, service="expiry")
+    await audit.hears("agent.connected", id=other, links=Links(computer_id=other), service="expiry")
+    await audit.sequences()
+    assert [entry["summary"] for entry in await audit.entries() if entry["source"] == "expiry"] == [
+        "The agent of web-1 is not heard of any more",
+        "The agent of web-2 is connected",
+        f"The agent of {other} is connected",
+    ]
 
 
 async def test_two_sequencers_at_once_give_one_order(audit: Audit) -> None:

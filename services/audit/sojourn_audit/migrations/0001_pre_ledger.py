@@ -10,7 +10,7 @@ down_revision = None
 
 def upgrade() -> None:
     frame_v1(op)
-    for statement in (ARRIVALS, LEDGER, *INDEXES, REFUSE, *REFUSALS, GAPLESS, NO_GAP, OWN_RIGHTS):
+    for statement in (ARRIVALS, NAMES, LEDGER, *INDEXES, REFUSE, *REFUSALS, GAPLESS, NO_GAP, OWN_RIGHTS):
         op.execute(statement)
 
 
@@ -20,6 +20,7 @@ _EVENT = """
     policy_id text, request_id text, grant_id text, computer_id text, user_name text
 """
 ARRIVALS = f"CREATE TABLE arrivals (id bigserial PRIMARY KEY, {_EVENT}, told bytea NOT NULL)"
+NAMES = "CREATE TABLE computer_names (id text PRIMARY KEY, name text NOT NULL, version bigint NOT NULL)"
 LEDGER = f"""
 CREATE TABLE ledger (
     seq bigint PRIMARY KEY CONSTRAINT ledger_from_zero CHECK (seq >= 0),
