@@ -117,7 +117,6 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"application": {"path": "/usr/bin/htop", "arguments": ["\0"]}}, "/application/arguments/0"),
     ({"max_uses": 0}, "/max_uses"),
     ({"appeal_of": UNKNOWN}, "/appeal_of"),
-    ({"ends_with_application": True}, "/ends_with_application"),
     ({"external_refs": [{"system": "ticket"}]}, "/external_refs/0"),
     ({"surprise": 1}, "/surprise"),
 ]
@@ -130,6 +129,20 @@ async def test_a_bad_field_is_named(house: Any) -> None:
         assert answer.status_code == 422, answer.text
         assert {error["pointer"] for error in answer.json()["errors"]} == {pointer}
     assert await house.test.events("request.submitted") == []
+
+
+async def test_what_narrows_the_wish_is_carried_to_the_grant(house: Any) -> None:
+    """Start, uses and an end with the application are in the approval's event, where the grant is made from."""
+    more = {"not_before": "2026-11-03T09:00:00Z", "max_uses": 2, "ends_with_application": True}
+    asked = (await house.alice.asks("alice", **more)).json()
+    await house.bob.approves(asked["id"])
+    (event,) = await house.test.events("request.approved")
+    said = event.data.entity
+    assert (said["ends_with_application"], said["decision"]["max_uses"]) == (True, 2)
+    assert (said["not_before"], said["take_up_until"]) == (
+        "2026-11-03T09:00:00.000000Z",
+        "2026-11-03T17:00:00.000000Z",
+    )
 
 
 async def test_control_characters_in_arguments_are_kept(house: Any) -> None:

@@ -69,13 +69,6 @@ class NewRequest(Body):
     ends_with_application: bool = False
     appeal_of: Id | None = None
 
-    @field_validator("ends_with_application")
-    @classmethod
-    def _no_early_end(cls, wanted: bool) -> bool:
-        if wanted:  # no agent ends a grant with its application yet: accepted, it would be an empty promise
-            raise ValueError("access cannot end with the application yet: ask for a shorter time")
-        return wanted
-
     @field_validator("appeal_of")
     @classmethod
     def _no_appeals(cls, request_id: str | None) -> None:
