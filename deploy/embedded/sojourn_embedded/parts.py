@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from .process import CannotStart, Identity, end, last_lines, spawn
+from .process import SMALL, CannotStart, Identity, end, last_lines, spawn
 
 
 class Part(Protocol):
@@ -144,6 +144,7 @@ class Nursery:
                 log=self.log,
                 dies_by=signal.SIGKILL,
                 keep_open=(theirs.fileno(), self._lock),
+                environ=SMALL,
             )
 
     def _is_ready(self, wait: float) -> bool:

@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .files import own
-from .process import CannotStart, Identity, end, last_lines, spawn, wait_until
+from .process import SMALL, CannotStart, Identity, end, last_lines, spawn, wait_until
 
 SUPERUSER = "postgres"
 
 # One machine, at most a few dozen connections. No replication, so no more WAL than crash recovery needs.
 _SETTINGS = {
     "max_connections": "100",
-    "shared_buffers": "24MB",  # the rest is the system's cache, which counts for nobody
+    "shared_buffers": "16MB",  # the rest is the system's cache, which counts for nobody
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
@@ -81,6 +81,7 @@ class Postgres:
             self.identity,
             log=self.log,
             dies_by=signal.SIGINT,  # "fast": ends every session, writes a checkpoint, leaves nothing to recover
+            environ=SMALL,
             folder=self.folder,
             keep_open=self.keep_open,
         )

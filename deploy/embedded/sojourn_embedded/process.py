@@ -15,6 +15,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+SMALL = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""For glibc's malloc, in processes that have hardly any threads: freed memory goes back to the system sooner."""
+
 
 class CannotStart(Exception):
     """A part cannot start; the message is a sentence for the person at the terminal, and says what to do."""
