@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-from sojourn_embedded.demo.people import EVERYBODY, Administrator, Refusal, file_hash, fixed, folder, only, specific
+from sojourn_embedded.demo.people import (
+    EVERYBODY,
+    Administrator,
+    Refusal,
+    file_hash,
+    fixed,
+    folder,
+    is_gone,
+    only,
+    specific,
+)
 from sojourn_embedded.demo.stack import eventually
 from sojourn_shared.clock import rfc3339, system_clock
 
@@ -40,13 +50,6 @@ def ended(cast: Cast, grant_id: str) -> Any:
 def running(grant_id: str, cast: Cast) -> Any:
     """The one elevation under a grant, once it has been reported."""
     return eventually(lambda: cast.admin.elevations_of(grant_id), 5, "the start is reported")[0]
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def test_without_a_grant_nothing_runs_and_elevate_asks(cast: Cast) -> None:

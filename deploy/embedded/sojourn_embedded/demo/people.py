@@ -228,6 +228,14 @@ class ThrowAwayUsers:
         self._made = []
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process runs no more (one that only waits for its parent counts as gone)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def file_hash(path: str) -> dict[str, str]:
     """The `file_hash` rule for a file of this computer."""
     return {"type": "file_hash", "sha256": hashlib.sha256(Path(path).resolve().read_bytes()).hexdigest()}
