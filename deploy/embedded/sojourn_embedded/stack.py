@@ -177,7 +177,11 @@ class Stack:
                 "SOJOURN_KEY_SET": f"{keys}/key-set.json",
             },
             "requests": {},
-            "expiry": {"SOJOURN_STATE_KEYS": f"{keys}/documents", "SOJOURN_KEY_SET": f"{keys}/key-set.json"},
+            "expiry": {
+                "SOJOURN_STATE_KEYS": f"{keys}/documents",
+                "SOJOURN_PUBLIC_URL": self.url,
+                "SOJOURN_KEY_SET": f"{keys}/key-set.json",
+            },
             "audit": {"SOJOURN_LEDGER_KEY_FILE": f"{keys}/ledger.seed"},
             "gateway": {
                 "SOJOURN_PUBLIC_URL": self.url,

@@ -1,28 +1,23 @@
-"""The document of one computer: which grants stand in it, and how each is written. Pure: `publisher` signs it."""
+"""The document of one computer: what it says, and how each grant is written. Pure: `publisher` signs it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import msgspec
 
 from sojourn_shared.contracts import wire
 
-from .domain import ANNOUNCED, Grant
+from .domain import Grant, Revocation
 
 PAYLOAD_LIMIT = 180 * 1024
 """Bytes of a document's payload; signed and in base64url that is below what a push may carry (256 KiB)."""
 FRAME_BYTES = 4 * 1024
 """Room for what is no grant: ids, times, `asking`."""
-OVER_BYTES = 2 * 1024
-"""What a grant that is over can take at most: no rules, no users, a reason of at most 200 characters."""
-REASON_CHARACTERS = 200
-
-
-def belongs(grant: Grant, now: datetime, *, decommissioned: bool = False) -> bool:
-    """Whether the document written at `now` holds this grant; `store.grants.in_documents` asks the same in SQL."""
-    if not grant.is_final:
-        return grant.from_ <= now + ANNOUNCED
-    return grant.delivery == "ending" or (decommissioned and grant.delivery == "unconfirmed")
+REASON_BYTES = 200
+"""What a reason takes at most, as JSON: the rest is for the console."""
+REVOKED_BYTES = 1024
+"""What a grant that was taken away takes at most: no rules, no users, no name, a short reason."""
 
 
 def build(
@@ -70,7 +65,7 @@ def on_wire(grant: Grant, uses_before: int = 0) -> wire.Grant:
         duration_minutes=_minutes(grant.duration),
         take_up_until=grant.take_up_until,
         policy_id=grant.policy_id,
-        policy_name=grant.policy_name,
+        policy_name=None if over else grant.policy_name,
         request_id=grant.request_id,
         rules=[] if over else _rules(grant.rules),
         child_processes=grant.child_processes,
@@ -84,8 +79,10 @@ def on_wire(grant: Grant, uses_before: int = 0) -> wire.Grant:
 
 
 def size_on_wire(grant: Grant) -> int:
-    """Bytes that the grant takes in a document while it is in force."""
-    return len(wire.encode(on_wire(grant))) + 32  # the comma, and the digits of `until` and `uses_before` to come
+    """Bytes that the grant takes in a document at most, in force or revoked: what fits once fits for good."""
+    longest = Revocation(by="", by_name="", at=grant.created_at, reason="x" * REASON_BYTES, grace_seconds=3600)
+    sizes = (len(wire.encode(on_wire(one))) for one in (grant, replace(grant, revoked=longest)))
+    return max(sizes) + 64  # the comma, and `until` and `uses_before`, which are still to come
 
 
 def _rules(rules: Sequence[Mapping[str, object]]) -> list[wire.Rule]:
@@ -97,10 +94,17 @@ def _revoked(grant: Grant) -> wire.Revoked | None:
         return None
     return wire.Revoked(
         at=grant.revoked.at,
-        reason=grant.revoked.reason[:REASON_CHARACTERS],
+        reason=_short(grant.revoked.reason),
         grace_seconds=grant.revoked.grace_seconds,
         superseded=grant.revoked.superseded,
     )
+
+
+def _short(reason: str) -> str:
+    reason = reason[:REASON_BYTES]
+    while len(wire.encode(reason)) > REASON_BYTES:
+        reason = reason[:-1]
+    return reason
 
 
 def _minutes(duration: timedelta | None) -> int | None:

@@ -16,7 +16,7 @@ from sojourn_shared.service import router as new_router
 from sojourn_shared.service.renewal import ComputerLogin, ProofNeeded, ask_for_proof, proven
 
 from .elevations import ElevationOut
-from .sight import TheTx, sight_of
+from .sight import Console, TheTx, sight_of
 
 router = new_router("/computers", tags=["computers"])
 
@@ -57,7 +57,10 @@ class DocumentOut(Model):
 
 @router.get("/{computer_id}/state", responses=problems(NoSuchComputer))
 async def get_computer_state(
-    computer_id: Id, caller: Annotated[Caller, Depends(allow("administrator", "approver", "auditor"))], tx: TheTx
+    computer_id: Id,
+    caller: Annotated[Caller, Depends(allow("administrator", "approver", "auditor"))],
+    tx: TheTx,
+    console: Console,
 ) -> ComputerStateOut:
     """What is in force on a computer at this moment, and what runs there."""
     computer = await computers.get(tx, computer_id)
@@ -77,7 +80,7 @@ async def get_computer_state(
         last_seen_at=seen.last_seen_at if seen else None,
         connected=bool(seen and seen.connected),
         grants=[GrantBrief.model_validate(row._asdict()) for row in held[:SHOWN]],
-        running=[ElevationOut.of(row) for row in (await lists.elevations_page(tx, page, running))[:SHOWN]],
+        running=[ElevationOut.of(row, console) for row in (await lists.elevations_page(tx, page, running))[:SHOWN]],
     )
 
 

@@ -14,7 +14,7 @@ from sojourn_shared.errors import NotFound
 from sojourn_shared.service import Caller, Page, Paging, allow, paging, problems, set_etag
 from sojourn_shared.service import router as new_router
 
-from .sight import TheTx, sight_of
+from .sight import Console, TheTx, sight_of
 
 router = new_router("/elevations", tags=["elevations"])
 
@@ -57,11 +57,11 @@ class ElevationOut(Model):
     console_url: str
 
     @classmethod
-    def of(cls, row: Any) -> "ElevationOut":
+    def of(cls, row: Any, console: str) -> "ElevationOut":
         """`row`: what `lists.elevation` gives."""
         return cls.model_validate(
             row._asdict()
-            | {"user": row.user_name, "console_url": f"/just-in-time-access/active?grant_id={row.grant_id}"}
+            | {"user": row.user_name, "console_url": f"{console}/just-in-time-access/active?grant_id={row.grant_id}"}
         )
 
 
@@ -74,6 +74,7 @@ async def list_elevations(
     *,
     caller: Reader,
     tx: TheTx,
+    console: Console,
     asked: Annotated[Paging, Depends(paging)],
     grant_id: Id | None = None,
     computer_id: Id | None = None,
@@ -92,14 +93,14 @@ async def list_elevations(
     def key(run: ElevationOut) -> tuple[datetime, str]:
         return (run.updated_at if asked.updated_after else run.created_at), run.id
 
-    return ElevationPage.model_validate(asked.page([ElevationOut.of(row) for row in rows], key))
+    return ElevationPage.model_validate(asked.page([ElevationOut.of(row, console) for row in rows], key))
 
 
 @router.get("/{run_id}", responses=problems(NoSuchElevation))
-async def get_elevation(run_id: Id, caller: Reader, tx: TheTx, response: Response) -> ElevationOut:
+async def get_elevation(run_id: Id, caller: Reader, tx: TheTx, console: Console, response: Response) -> ElevationOut:
     """One run."""
     row = await lists.elevation(tx, run_id, sight_of(caller))
     if row is None:
         raise NoSuchElevation(f"There is no elevation {run_id}.")
     set_etag(response, row.version)
-    return ElevationOut.of(row)
+    return ElevationOut.of(row, console)

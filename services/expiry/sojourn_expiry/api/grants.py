@@ -18,7 +18,7 @@ from sojourn_shared.errors import NotFound, NotPermitted
 from sojourn_shared.service import Caller, Page, Paging, allow, paging, problems, set_etag
 from sojourn_shared.service import router as new_router
 
-from .sight import TheTx, sight_of
+from .sight import Console, TheTx, sight_of
 
 router = new_router("/grants", tags=["grants"])
 
@@ -83,7 +83,7 @@ class GrantOut(Model):
     console_url: str
 
     @classmethod
-    def of(cls, row: Any) -> "GrantOut":
+    def of(cls, row: Any, console: str) -> "GrantOut":
         """`row`: what `lists.grant` gives."""
         return cls.model_validate(
             row._asdict()
@@ -92,7 +92,7 @@ class GrantOut(Model):
                 "users": {"all": row.users_all, "names": row.user_names},
                 "from": row.from_at,
                 "first_used_at": row.first_used_at or row.first_use,
-                "console_url": f"/just-in-time-access/active?grant_id={row.id}",
+                "console_url": f"{console}/just-in-time-access/active?grant_id={row.id}",
             }
         )
 
@@ -111,6 +111,7 @@ async def list_grants(
     *,
     caller: Reader,
     tx: TheTx,
+    console: Console,
     asked: Annotated[Paging, Depends(paging)],
     status: Annotated[list[Status] | None, Query()] = None,
     delivery: Annotated[list[Delivery] | None, Query()] = None,
@@ -135,17 +136,25 @@ async def list_grants(
         if wanted is not None:
             conditions.append(table.c[column] == wanted)
     rows = await lists.grants_page(tx, asked, conditions)
-    return GrantPage.model_validate(asked.page([GrantOut.of(row) for row in rows], _key(asked)))
+    return GrantPage.model_validate(asked.page([GrantOut.of(row, console) for row in rows], _key(asked)))
 
 
 @router.get("/{grant_id}", responses=problems(NoSuchGrant))
-async def get_grant(grant_id: Id, caller: Reader, tx: TheTx, response: Response) -> GrantOut:
+async def get_grant(grant_id: Id, caller: Reader, tx: TheTx, console: Console, response: Response) -> GrantOut:
     """One grant."""
-    return await _answer(tx, grant_id, sight_of(caller), response)
+    return _answer(await _find(tx, grant_id, sight_of(caller)), console, response)
 
 
 @router.post("/{grant_id}/revoke", responses=problems(NoSuchGrant))
-async def revoke_grant(grant_id: Id, body: GrantRevocation, caller: Revoker, tx: TheTx, response: Response) -> GrantOut:
+async def revoke_grant(
+    *,
+    grant_id: Id,
+    body: GrantRevocation,
+    caller: Revoker,
+    tx: TheTx,
+    console: Console,
+    response: Response,
+) -> GrantOut:
     """Take a grant away now. Of one that is over: the answer is what is.
 
     When this is answered the revoke is stored and on its way; `delivery` turns `ended` once the computer confirmed
@@ -157,11 +166,11 @@ async def revoke_grant(grant_id: Id, body: GrantRevocation, caller: Revoker, tx:
         by=caller.id, by_name=caller.name, at=tx.now, reason=body.reason, grace_seconds=body.grace_seconds
     )
     await _take_away(tx, grant, domain.revoke(grant, revocation), "grant.revoked", because=body.reason)
-    return await _answer(tx, grant_id, sight, response)
+    return _answer(await _find(tx, grant_id, sight), console, response)
 
 
 @router.post("/{grant_id}/return", responses=problems(NoSuchGrant, NotPermitted))
-async def return_grant(grant_id: Id, caller: Reader, tx: TheTx, response: Response) -> GrantOut:
+async def return_grant(grant_id: Id, caller: Reader, tx: TheTx, console: Console, response: Response) -> GrantOut:
     """Give one's own access back. Only a grant that names nobody else: one person does not end another's access."""
     sight = sight_of(caller)
     grant = await _lock(tx, grant_id, sight)
@@ -169,7 +178,7 @@ async def return_grant(grant_id: Id, caller: Reader, tx: TheTx, response: Respon
         raise NotPermitted("Only the one person whom a grant names can give it back.")
     after = domain.give_back(grant, by=caller.id, by_name=caller.name, at=tx.now, now=tx.now)
     await _take_away(tx, grant, after, "grant.returned")
-    return await _answer(tx, grant_id, sight, response)
+    return _answer(await _find(tx, grant_id, sight), console, response)
 
 
 async def _take_away(tx: Tx, grant: Grant, after: Grant, change: str, because: str | None = None) -> None:
@@ -181,18 +190,21 @@ async def _take_away(tx: Tx, grant: Grant, after: Grant, change: str, because: s
 
 async def _lock(tx: Tx, grant_id: str, sight: Sight) -> Grant:
     """Raises NoSuchGrant also for what the caller may not see."""
-    if await lists.grant(tx, grant_id, sight) is None:
-        raise NoSuchGrant(f"There is no grant {grant_id}.")
+    await _find(tx, grant_id, sight)
     (grant,) = await store.lock(tx, [grant_id])
     return grant
 
 
-async def _answer(tx: Tx, grant_id: str, sight: Sight, response: Response) -> GrantOut:
+async def _find(tx: Tx, grant_id: str, sight: Sight) -> Any:
     row = await lists.grant(tx, grant_id, sight)
     if row is None:
         raise NoSuchGrant(f"There is no grant {grant_id}.")
+    return row
+
+
+def _answer(row: Any, console: str, response: Response) -> GrantOut:
     set_etag(response, row.version)
-    return GrantOut.of(row)
+    return GrantOut.of(row, console)
 
 
 def _key(asked: Paging) -> Any:

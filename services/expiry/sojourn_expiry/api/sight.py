@@ -1,14 +1,23 @@
-"""What a caller may see. A requester: what names one of their OS users, or everybody."""
+"""What the routes share, and what a caller may see. A requester: what names one of their OS users, or everybody."""
 
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Request
 
 from sojourn_expiry.store import Tx
 from sojourn_expiry.store.lists import Sight
 from sojourn_shared.service import Caller, transaction
 
 TheTx = Annotated[Tx, Depends(transaction)]
+
+
+def _console(request: Request) -> str:
+    public_url: str = request.app.state.house.settings.public_url
+    return public_url
+
+
+Console = Annotated[str, Depends(_console)]
+"""Where people reach the console, without a slash at the end."""
 
 
 def sight_of(caller: Caller) -> Sight:

@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, bindparam, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from sojourn_expiry import domain
-from sojourn_expiry.document import FRAME_BYTES, OVER_BYTES, PAYLOAD_LIMIT, size_on_wire
+from sojourn_expiry.document import FRAME_BYTES, PAYLOAD_LIMIT, REVOKED_BYTES, size_on_wire
 from sojourn_expiry.domain import Grant
 from sojourn_shared.contracts.events import Actor, Links
 
@@ -60,12 +60,12 @@ def _refusals(opened: Sequence[Grant], states: dict[str, str], room: dict[str, i
 
 async def _room(tx: Tx, computer_ids: Iterable[str]) -> dict[str, int]:
     """Bytes that are left in each computer's document; less than 0 when it holds too much. The computers are locked."""
-    found = await tx.connection.execute(_TAKEN, {"ids": list(computer_ids), "over": OVER_BYTES})
+    found = await tx.connection.execute(_TAKEN, {"ids": list(computer_ids), "revoked": REVOKED_BYTES})
     return {row.computer_id: PAYLOAD_LIMIT - FRAME_BYTES - row.taken for row in found}
 
 
 _TAKEN = text(
-    "SELECT computer_id, sum(CASE WHEN status = 'revoked' THEN least(wire_bytes, CAST(:over AS int)) "
+    "SELECT computer_id, sum(CASE WHEN status = 'revoked' THEN least(wire_bytes, CAST(:revoked AS int)) "
     "ELSE wire_bytes END) AS taken FROM grants WHERE computer_id = ANY(:ids) "
     "AND (status NOT IN ('expired', 'revoked') OR delivery = 'ending') GROUP BY computer_id"
 )
