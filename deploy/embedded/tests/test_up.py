@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -257,6 +258,50 @@ def test_sigkill_leaves_no_orphan_and_the_next_start_finds_everything(open_folde
         assert again.ready[same] == before[same], same
     assert again.ready["sign_in_url"] != before["sign_in_url"]
     assert again.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root's agent elevates")
+@pytest.mark.parametrize("who", ["launcher", "agent"])
+def test_what_runs_elevated_ends_with_what_started_it(open_folder: Path, who: str) -> None:
+    """SIGKILL of the launcher, and of the keeper, ends the elevated program too; the keeper comes back."""
+    up = Up(open_folder, ["--data", str(open_folder / "data")]).start()
+    ready = up.ready
+    everything = {
+        "name": "sleepers",
+        "targets": {"computer_ids": [ready["computer_id"]]},
+        "users": {"all": True},
+        "duration": {"type": "fixed", "minutes": 60},
+        "access": {"type": "specific", "rules": [{"type": "folder_path", "path": "/usr/bin"}]},
+    }
+    with httpx.Client(
+        base_url=f"{ready['url']}/api/v1", headers={"Authorization": f"Bearer {ready['admin_token']}"}, timeout=10
+    ) as admin:
+        policy = admin.post("/policies", json=everything).raise_for_status().json()
+        admin.post(f"/policies/{policy['id']}/deploy").raise_for_status()
+    environ = {"SOJOURN_AGENT_SOCKET": ready["agent_socket"], "PATH": os.defpath}
+
+    def elevate(*arguments: str) -> "subprocess.Popen[bytes]":
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+        return subprocess.Popen([ready["elevate"], *arguments], env=environ, **quiet, **nobody)
+
+    eventually(lambda: elevate("--check", "--", "/usr/bin/sleep", "987").wait() == 0)
+    with elevate("--", "/usr/bin/sleep", "98765") as run:
+        eventually(lambda: _running("98765"))
+        os.kill(up.process.pid if who == "launcher" else ready["pids"]["agent"], signal.SIGKILL)
+        eventually(lambda: not _running("98765"))
+        assert run.wait(10) != 0
+    if who == "agent":
+        eventually(lambda: up.ready["pids"]["agent"] != ready["pids"]["agent"])
+        assert up.ends(signal.SIGTERM) == 0
+    else:
+        up.process.wait()
+
+
+def _running(argument: str) -> list[int]:
+    return [
+        each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["/usr/bin/sleep", argument]
+    ]
 
 
 def test_sigterm_ends_everything_in_order(open_folder: Path) -> None:
