@@ -58,7 +58,9 @@ class Door:
         self._inside: Counter[int] = Counter()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True)
+                path.parent.chmod(0o755)  # whatever the umask: every user must get to the socket
             path.unlink(missing_ok=True)  # ours alone: the lock on the state folder is held
             self._socket.bind(str(path))
             path.chmod(0o666)  # every user may ask; judging is by uid

@@ -79,7 +79,7 @@ class Enforcement:
             self._settle(held)
 
     def _settle(self, held: Held) -> None:
-        self._documents.keep()
+        self._keep()
         now = self._now()
         applied = [
             AppliedGrant(id=grant.id, applied=(why := self.why_not_applied(held, grant)) is None, reason=why)
@@ -93,6 +93,13 @@ class Enforcement:
             self._spool.report(AppliedReport, epoch=held.document.epoch, version=held.document.version, grants=applied)
 
         self._store(store)
+
+    def _keep(self) -> None:
+        try:
+            self._documents.keep()
+        except OSError as error:  # a full disk: it is acted upon all the same, and fetched again after a restart
+            log.error("the document cannot be written now: %s", error)
+            self._loop.after(_STORE_AGAIN, self._keep)
 
     def why_not_applied(self, held: Held, grant: Grant | UnreadableGrant) -> str | None:
         """The reason for which a grant has no effect here, or None."""

@@ -1,5 +1,6 @@
 """The wiring of the keeper, readable top to bottom: what it is made of, what it does at start, and whom it hears."""
 
+import gc
 import logging
 import os
 import resource
@@ -95,6 +96,8 @@ class Keeper:
         log.info("keeping %s; socket %s", self.config.computer_id, self.config.socket)
         if self.observed_only:
             log.warning("%s", self.observed_only)
+        gc.collect()
+        gc.freeze()  # wardens are forked from here: what both only read stays one memory
         self.loop.run()
         woken.close()
 
@@ -154,13 +157,14 @@ class Keeper:
             return
 
         def named(person: Person) -> None:
-            told = errand(self, person, guest.hello.target)
             try:
+                told = errand(self, person, guest.hello.target)
                 guest.client.send(pack(told), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except OSError as error:
                 log.info("an answer was not taken: %s", error)
-            guest.close()
-            self.door.left(guest.caller.uid)
+            finally:
+                guest.close()
+                self.door.left(guest.caller.uid)
 
         self.names.find(guest.caller.uid, named)
 
