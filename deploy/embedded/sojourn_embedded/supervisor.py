@@ -54,7 +54,10 @@ class Supervisor:
             self._asked_to_stop = True
             os.write(self._waker, b"x")
 
-        before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        heeded = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup the terminal may go
+            heeded.append(signal.SIGHUP)
+        before = {each: signal.signal(each, stop) for each in heeded}
         try:
             yield
         finally:

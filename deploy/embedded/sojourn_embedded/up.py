@@ -74,7 +74,7 @@ def _check(wishes: Wishes) -> None:
         raise CannotStart("--nats-url and --nats-creds belong together: `sojourn nats-config DIR` writes the folder.")
     if wishes.nats_creds and not (wishes.nats_creds / "provisioner.creds").is_file():
         raise CannotStart(f"{wishes.nats_creds} holds no provisioner.creds: write it with `sojourn nats-config`.")
-    if wishes.ready_file and not wishes.ready_file.parent.is_dir():
+    if wishes.ready_file and wishes.ready_file.parent != wishes.data and not wishes.ready_file.parent.is_dir():
         raise CannotStart(f"{wishes.ready_file.parent} is no folder: --ready-file needs one that exists.")
     check_free()
     if os.geteuid() == 0:
