@@ -1,17 +1,14 @@
 """The front door's frame: every answer's security headers, the API document, and what happens to any other path."""
 
-from pathlib import Path
-
 from fastapi import FastAPI, Request, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import callers
+from . import callers, console
 from .forwarding import API, forward
-
-DOCUMENT = Path(__file__).parent / "openapi.json"
+from .settings import DOCUMENT
 
 SECURITY = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'; "
@@ -26,6 +23,7 @@ SECURITY = {
 def add_to(app: FastAPI) -> None:
     """Everything of the gateway that is no route of its own API."""
     app.add_route(f"{API}/openapi.json", document, methods=["GET"])
+    console.add_to(app)
     app.router.default = elsewhere
     app.add_middleware(Heading)
 
@@ -43,9 +41,12 @@ async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] != "http":
         return
     request = Request(scope, receive, send)
-    if not request.url.path.startswith(f"{API}/"):
+    if request.url.path.startswith(f"{API}/"):
+        response = await forward(request)
+    elif "text/html" in request.headers.get("accept", ""):
+        response = console.nothing_here(request)
+    else:
         raise HTTPException(404)
-    response = await forward(request)
     await response(scope, receive, send)
 
 

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, SecretStr
 
 from sojourn_shared.service import ServiceSettings
 
+DOCUMENT = Path(__file__).parent / "openapi.json"
+"""The API of all services, written by `make openapi`."""
+
 
 def _base(url: str) -> str:
     parts = urlsplit(url)

@@ -318,6 +318,8 @@ class Tx(Transaction):
 def _told_of(entity: Account | ApiKey) -> dict[str, Any]:
     """The entity as its event tells it."""
     told: dict[str, Any] = msgspec.to_builtins(asdict(entity))
+    if isinstance(entity, Account):
+        told["computer_group_ids"] = None  # everywhere, until there are groups
     return told | {"created_at": rfc3339(entity.created_at), "updated_at": rfc3339(entity.updated_at)}
 
 
