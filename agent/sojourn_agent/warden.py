@@ -54,6 +54,8 @@ _SIGNALS = frozenset(
 )
 _FOREGROUND = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 """Signals that a terminal would send to its whole foreground process group."""
+_TIOCSIG = 0x40045436
+"""Has the kernel signal a terminal's foreground: a process group's number may be another's by the time it is used."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,8 @@ class Run:
             self._exit_status, self._why = 126, "the program's file is being changed: try again"
             os.close(self._gate)  # the waiting process ends unexecuted
             return
-        os.write(self._gate, b"!")
+        with contextlib.suppress(BrokenPipeError):  # a revoke was faster, and has killed it
+            os.write(self._gate, b"!")
         os.close(self._gate)
 
     def _on_keeper_gone(self) -> None:
@@ -279,8 +282,10 @@ class Run:
         if number not in _SIGNALS or self._exit_status is not None or not self._executed:
             return
         with contextlib.suppress(OSError):
-            if number in _FOREGROUND:
-                os.killpg(self._terminal.foreground() or self.pid, number)
+            if number in _FOREGROUND and self._terminal.interrupts(number):
+                return
+            if number in _FOREGROUND and self._terminal.master is None:
+                os.killpg(self.pid, number)  # it led its session, and is not reaped: the number is its own
             else:
                 signal.pidfd_send_signal(self._pidfd, number)
 
@@ -370,13 +375,12 @@ class Terminal:
         if self.master is not None and 0 < rows < 65536 and 0 < columns < 65536:
             fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def foreground(self) -> int | None:
-        if self.master is None:
-            return None
-        try:
-            return os.tcgetpgrp(self.master) or None
-        except OSError:
-            return None
+    def interrupts(self, number: int) -> bool:
+        """Have the kernel signal what is in the foreground, if there is a terminal, and it does that for `number`."""
+        if self.master is None or number not in (signal.SIGINT, signal.SIGQUIT):
+            return False
+        fcntl.ioctl(self.master, _TIOCSIG, number)
+        return True
 
     def drain(self, seconds: float) -> None:
         """Let the last output reach the person, if they read it."""

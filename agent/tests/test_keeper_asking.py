@@ -126,6 +126,16 @@ def test_a_request_can_be_cancelled_by_its_maker_only(computer: Computer, alice:
     assert eventually(lambda: computer.server.of_kind(wire.CancelReport))[0].request_id == asked_id
 
 
+def test_one_user_cannot_fill_the_spool_with_requests(computer: Computer, alice: tuple[str, int]) -> None:
+    """A loop without network ends in a sentence, and others still ask."""
+    computer.server.delivers = False
+    for number in range(20):
+        assert computer.elevate("--no-wait", *ASK, "--", "/usr/bin/id", str(number), uid=alice[1]).status == 76
+    told = computer.elevate("--no-wait", *ASK, "--", "/usr/bin/id", "more", uid=alice[1])
+    assert told.status == 78
+    assert "cancel one" in told.err
+
+
 def test_a_joined_request_is_shown_under_its_first_id(computer: Computer, alice: tuple[str, int]) -> None:
     """The server knew of it already: the decision comes under that id."""
     process = computer.popen(*ASK, "--", "/usr/bin/id", uid=alice[1])

@@ -40,6 +40,7 @@ from .cover import Covered, NotCovered
 from .door import Guest
 from .leaves import Containment, Descent, Leaf
 from .names import Person
+from .requests import TooMany
 from .runs import CannotStart
 from .spool import Asked, TooLong
 from .wardens import Warden
@@ -308,6 +309,9 @@ class Conversation:
             return
         try:
             self.asked = keeper.requests.make(self.person, self.application, reason, once=self.hello.once)
+        except TooMany as error:
+            self._refuse(78, "request-limit", str(error))
+            return
         except (sqlite3.Error, TooLong) as error:
             self._refuse(78, "not-recorded", f"the request could not be stored: {error}")
             return

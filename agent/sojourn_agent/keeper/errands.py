@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sojourn_agent import VERSION
 from sojourn_agent.packets import Told
 from sojourn_shared.clock import boottime, rfc3339
-from sojourn_shared.contracts.wire import CancelReport, Grant
+from sojourn_shared.contracts.wire import Grant
 
 from . import wording
 from .cover import NEVER_USED, ends_at, names_user, readable, state_at
@@ -107,15 +107,14 @@ def cancel(keeper: "Keeper", person: Person, target: str | None) -> Told:
     known = keeper.spool.requests(known_as=target) if target else []
     if not any(asked.uid == person.uid for asked in known):
         return Told(exit=77, lines=[f"you made no request {target or ''} on this computer (elevate --status)"])
-    if all(asked.status not in ("pending", "approved") for asked in known):
+    waiting = [asked for asked in known if asked.status in ("pending", "approved")]
+    if not waiting:
         return Told(exit=0, lines=[f"request {target} is decided already: {known[0].status}"])
     try:
-        with keeper.spool.transaction():
-            keeper.spool.report(CancelReport, request_id=known[0].known_as, user=person.reporting)
+        keeper.requests.cancel(waiting[0], person)
     except sqlite3.Error as error:
         return Told(exit=75, lines=[f"it cannot be recorded now ({error}): try again"])
-    keeper.linkage.offer_reports()
-    return Told(exit=0, lines=[f"cancelling request {known[0].known_as}"])
+    return Told(exit=0, lines=[f"cancelling request {waiting[0].known_as}"])
 
 
 ERRANDS: dict[str, Callable[["Keeper", Person, str | None], Told]] = {

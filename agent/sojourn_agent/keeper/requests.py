@@ -9,7 +9,7 @@ import msgspec
 
 from sojourn_agent.between import Ask
 from sojourn_agent.packets import Reason
-from sojourn_shared.contracts.wire import Application, AskDecision, Decision, RequestReport, encode
+from sojourn_shared.contracts.wire import Application, AskDecision, CancelReport, Decision, RequestReport, encode
 from sojourn_shared.ids import new_id
 
 from .names import Person
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("sojourn.keeper")
 
 
+_PENDING = 20
+"""Of one user. The server has its own limit; this one keeps a loop without network from filling the spool."""
+
+
+class TooMany(Exception):
+    """The person must wait, or cancel; the message says so."""
+
+
 class Requests:
     """Decisions inform the person who waits; they never elevate: only a grant in the document does."""
 
@@ -28,8 +36,10 @@ class Requests:
         self._keeper = keeper
 
     def make(self, person: Person, application: Application, reason: Reason, *, once: bool) -> Asked:
-        """Number, sign and store a request. Raises sqlite3.Error, TooLong."""
+        """Number, sign and store a request. Raises TooMany, sqlite3.Error, TooLong."""
         spool, now = self._keeper.spool, self._keeper.now()
+        if sum(asked.status == "pending" for asked in spool.requests(uid=person.uid)) >= _PENDING:
+            raise TooMany(f"{_PENDING} requests of yours wait already: cancel one (elevate --status lists them)")
         asked = Asked(
             request_id=new_id(now),
             uid=person.uid,
@@ -54,6 +64,14 @@ class Requests:
             spool.put_request(asked)
         self._keeper.linkage.offer_reports()
         return asked
+
+    def cancel(self, asked: Asked, person: Person) -> None:
+        """Tell the server; what it decided before stands, and is heard. Raises sqlite3.Error."""
+        spool = self._keeper.spool
+        with spool.transaction():
+            spool.report(CancelReport, request_id=asked.known_as, user=person.reporting)
+            spool.put_request(replace(asked, status="cancelled"))
+        self._keeper.linkage.offer_reports()
 
     def pending_of(self, person: Person, application: Application) -> Asked | None:
         """The request that the same line made before, if it waits still: same file, same arguments."""
