@@ -14,7 +14,6 @@ import signal
 import socket
 import struct
 import termios
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +44,7 @@ from .packets import (
     read_more,
     read_to_warden,
 )
+from .terminal import Terminal
 
 BACKSTOP = 0.25
 """Seconds after the deadline that the keeper has to end the run; then the warden does it alone."""
@@ -54,8 +54,6 @@ _SIGNALS = frozenset(
 )
 _FOREGROUND = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 """Signals that a terminal would send to its whole foreground process group."""
-_TIOCSIG = 0x40045436
-"""Has the kernel signal a terminal's foreground: a process group's number may be another's by the time it is used."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Run:
     def __init__(self, order: Order, judged: Judged) -> None:
         self._order = order
         self._judged = judged
-        self._terminal = Terminal.of(order)
+        self._terminal = Terminal.of(order.descriptors, relay=order.hello.relay, size=order.hello.winsz)
         gate, self._gate = os.pipe2(os.O_CLOEXEC)
         self._trouble, trouble = os.pipe2(os.O_CLOEXEC)
         self.pid, self.in_leaf = _fork(order.leaf)
@@ -329,86 +327,6 @@ class Run:
             self._poll.unregister(fd)
 
 
-class Terminal:
-    """A pseudo-terminal for those of 0, 1, 2 that are terminals, and the two threads that move its bytes."""
-
-    def __init__(self, *, master: int | None, slave: int | None, reads: int | None, writes: int | None) -> None:
-        self.master, self.slave = master, slave
-        self.reads = reads is not None
-        self._in, self._out = reads, writes
-        self.broken, self._break = os.pipe2(os.O_CLOEXEC)
-        self._writer: threading.Thread | None = None
-
-    @classmethod
-    def of(cls, order: Order) -> "Terminal":
-        terminals = [number for number in (0, 1, 2) if os.isatty(order.descriptors[number])]
-        if not terminals:
-            return cls(master=None, slave=None, reads=None, writes=None)
-        master, slave = os.openpty()
-        shown_at = next(number for number in (1, 2, 0) if number in terminals)
-        with contextlib.suppress(termios.error):
-            # Its settings before the client sets it raw: what the person is used to.
-            termios.tcsetattr(slave, termios.TCSANOW, termios.tcgetattr(order.descriptors[shown_at]))
-        relay = order.hello.relay
-        terminal = cls(
-            master=master,
-            slave=slave,
-            reads=order.descriptors[relay] if relay in terminals and _opened(order, relay, os.O_WRONLY) else None,
-            writes=order.descriptors[shown_at] if _opened(order, shown_at, os.O_RDONLY) else None,
-        )
-        if order.hello.winsz is not None:
-            terminal.resize(*order.hello.winsz)
-        return terminal
-
-    def start(self) -> None:
-        """The application is running: let its terminal be the one holder of the other side, and move bytes."""
-        if self.master is None:
-            return
-        if self.slave is not None:
-            os.close(self.slave)
-        self._writer = threading.Thread(target=self._show, daemon=True)
-        self._writer.start()
-        if self._in is not None:
-            threading.Thread(target=self._type, daemon=True).start()
-
-    def resize(self, rows: int, columns: int) -> None:
-        if self.master is not None and 0 < rows < 65536 and 0 < columns < 65536:
-            fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def interrupts(self, number: int) -> bool:
-        """Have the kernel signal what is in the foreground, if there is a terminal, and it does that for `number`."""
-        if self.master is None or number not in (signal.SIGINT, signal.SIGQUIT):
-            return False
-        fcntl.ioctl(self.master, _TIOCSIG, number)
-        return True
-
-    def drain(self, seconds: float) -> None:
-        """Let the last output reach the person, if they read it."""
-        if self._writer is not None:
-            self._writer.join(seconds)
-
-    def _show(self) -> None:
-        assert self.master is not None
-        try:
-            while chunk := _read(self.master):
-                while chunk and self._out is not None:
-                    chunk = chunk[os.write(self._out, chunk) :]
-        except OSError:
-            os.write(self._break, b"!")
-
-    def _type(self) -> None:
-        assert self.master is not None
-        assert self._in is not None
-        try:
-            while chunk := os.read(self._in, 4096):
-                while chunk:
-                    chunk = chunk[os.write(self.master, chunk) :]
-        except OSError:
-            chunk = b""
-        with contextlib.suppress(OSError):
-            os.write(self._break, b"!")
-
-
 def environment(told: Mapping[str, str], run_id: str, home: str, shell: str) -> dict[str, str]:
     """What the application finds: it starts empty, and takes of the caller's only names and values that cannot harm."""
     kept = {name: value for name, value in told.items() if (form := _form_of(name)) and form.fullmatch(value)}
@@ -488,13 +406,6 @@ def _source(fd: int, terminal: Terminal) -> int:
     return terminal.slave if terminal.slave is not None and os.isatty(fd) else fd
 
 
-def _opened(order: Order, number: int | None, not_only: int) -> bool:
-    """Whether the caller opened the descriptor for more than `not_only` (O_RDONLY or O_WRONLY)."""
-    if number is None:
-        return False
-    return fcntl.fcntl(order.descriptors[number], fcntl.F_GETFL) & os.O_ACCMODE != not_only
-
-
 def _enter(folder: int) -> str | None:
     """Make the caller's folder the working directory; its path, or None when it cannot be entered."""
     try:
@@ -503,14 +414,6 @@ def _enter(folder: int) -> str | None:
     except OSError:
         os.chdir("/")
         return None
-
-
-def _read(master: int) -> bytes:
-    """EIO is how a pseudo-terminal says that nobody is on its other side any more."""
-    try:
-        return os.read(master, 65536)
-    except OSError:
-        return b""
 
 
 def _send(to: socket.socket, packet: ToClient | FromWarden) -> None:
