@@ -36,6 +36,7 @@ SERVICE = Service(
     routers=[api.routes],
     hears={"*": handlers.on_event},
     newest_only=False,
+    listen=handlers.listen,
     tasks=[sequencer.run, feed.run],
     open=open_parts,
 )

@@ -126,15 +126,22 @@ class Tx(Transaction):
 
     # --- arriving and sequencing
 
-    async def add_arrival(self, arrival: Arrival) -> None:
-        """Keep an arrival until it is sequenced, unless it is in the ledger already (it was sent again much later)."""
-        if await self._known([arrival.event_id]):
-            return
-        values = {"event_id": arrival.event_id, "type": arrival.type, "time": arrival.time, "told": arrival.told}
-        values |= {"actor_id": arrival.actor.id, "actor_name": arrival.actor.name, "user_name": arrival.links.user}
-        values |= arrival.links.model_dump(exclude={"user"})
-        await self.connection.execute(insert(arrivals).values(values).on_conflict_do_nothing())
-        self.wake("arrivals")
+    async def first_times(self, event_ids: Sequence[str]) -> set[str]:
+        """Record the ids of events in the inbox; returns those that were not there before."""
+        unnest = text(
+            "INSERT INTO inbox (id, received_at) SELECT id, :now FROM unnest(CAST(:ids AS text[])) AS id "
+            "ON CONFLICT DO NOTHING RETURNING id"
+        )
+        # In order of the ids: two replicas that record the same ones wait for each other, never both.
+        rows = await self.connection.execute(unnest, {"ids": sorted(set(event_ids)), "now": self.now})
+        return {row.id for row in rows}
+
+    async def add_arrivals(self, arrived: Sequence[Arrival]) -> None:
+        """Keep arrivals until they are sequenced; not those in the ledger already, which were sent again much later."""
+        known = await self._known([one.event_id for one in arrived])
+        if rows := [_arrival_row(one) for one in arrived if one.event_id not in known]:
+            await self.connection.execute(insert(arrivals).on_conflict_do_nothing(), rows)
+            self.wake("arrivals")
 
     async def learn_name(self, computer_id: str, name: str, version: int) -> None:
         """Remember what a computer is called; an older word changes nothing."""
@@ -143,10 +150,11 @@ class Tx(Transaction):
         older = computer_names.c.version < said.excluded.version
         await self.connection.execute(said.on_conflict_do_update(index_elements=["id"], set_=newest, where=older))
 
-    async def name_of(self, computer_id: str | None) -> str | None:
-        query = select(computer_names.c.name).where(computer_names.c.id == computer_id)
-        name: str | None = await self.connection.scalar(query) if computer_id else None
-        return name
+    async def names_of(self, computer_ids: Iterable[str | None]) -> dict[str, str]:
+        """What these computers are called, as far as it is known."""
+        ids = [one for one in computer_ids if one]
+        query = select(computer_names.c.id, computer_names.c.name).where(computer_names.c.id.in_(ids))
+        return {row.id: row.name for row in await self.connection.execute(query)} if ids else {}
 
     async def become_sequencer(self) -> None:
         """Wait until no other replica appends; nobody else does until this transaction ends."""
@@ -267,6 +275,13 @@ class Tx(Transaction):
 
 
 _COLUMNS = (ledger.c.seq, ledger.c.time, ledger.c.recorded_at, ledger.c.line, ledger.c.hashes)
+
+
+def _arrival_row(arrival: Arrival) -> dict[str, Any]:
+    actor, links = arrival.actor, arrival.links
+    row = {"event_id": arrival.event_id, "type": arrival.type, "time": arrival.time, "told": arrival.told}
+    row |= {"actor_id": actor.id, "actor_name": actor.name, "user_name": links.user}
+    return row | links.model_dump(exclude={"user"})
 
 
 def _entry(row: Any) -> Entry:

@@ -88,6 +88,26 @@ async def test_what_a_service_tells_is_in_the_ledger_within_a_second(audit: Audi
     assert verify_lines(await audit.lines(), await audit.checkpoint()) >= 21
 
 
+async def test_a_message_that_is_no_event_is_set_aside_and_stops_no_other(audit: Audit, nats: Any) -> None:
+    """They are taken together; with a bad one among them each alone. What came twice is recorded once."""
+    async with policy_service(nats) as tells:
+        ids = {await tells() for _ in range(5)}
+        bus = Bus("policy", nats.url, nats.creds("policy"))
+        running = asyncio.create_task(bus.run())
+        await bus.up.wait()
+        bad = new_id(system_clock())
+        await bus.publish(f"sojourn.events.policy.policy.created.{bad}", b'{"id": 7}', bad)
+        await bus.close()
+        running.cancel()
+        await asyncio.wait([running])
+        ids |= {await tells() for _ in range(5)}
+        async with audit.house.house.running():
+            await until(lambda: _holds(audit, ids))
+    parked = await audit.sql("SELECT reason FROM parked WHERE subject LIKE :subject", subject=f"%{bad}")
+    assert [row[0].partition(":")[0] for row in parked] == ["not an event"]
+    assert len(await recorded(audit, ids)) == 10
+
+
 async def _holds(audit: Audit, ids: set[str]) -> bool:
     return set(await recorded(audit, ids)) == ids
 

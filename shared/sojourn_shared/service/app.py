@@ -47,7 +47,8 @@ Task = Callable[["House"], Awaitable[None]]
 class Service:
     """What a service is made of; each `app.py` holds one.
 
-    `hears` handlers by entity of the event (`"*"` hears everything); `takes` reports by kind; `answers` questions of
+    `hears` handlers by entity of the event (`"*"` hears everything); `listen` takes events from the bus, one by one
+    unless a service hears so many that it takes several at once; `takes` reports by kind; `answers` questions of
     agents by name; `tasks` run for ever beside the app; `open` makes what only this service has (keys, queues).
     `around` is entered before the first request is answered and left after the last. Two are for the gateway alone:
     `authenticate` says who calls, `extend` adds to the app what does not lie at `/api/v1`.
@@ -62,6 +63,7 @@ class Service:
     routers: Sequence[APIRouter]
     hears: Mapping[str, inbox.EventHandler] = field(default_factory=dict)
     newest_only: bool = True
+    listen: Task = inbox.consume_events
     takes: Mapping[str, inbox.ReportHandler] = field(default_factory=dict)
     answers: Mapping[str, Callable[[str, bytes, Any], Awaitable[bytes | None]]] = field(default_factory=dict)
     tasks: Sequence[Task] = ()
@@ -93,7 +95,7 @@ class House:
             self.bus.answer(ask, self._asked(answering))
         tasks: list[Task] = [lambda house: house.database.listen(), outbox.relay, _housekeeping, *service.tasks]
         if service.hears:
-            tasks.append(inbox.consume_events)
+            tasks.append(service.listen)
         if service.takes:
             tasks.append(inbox.consume_reports)
         running: list[asyncio.Task[None]] = []

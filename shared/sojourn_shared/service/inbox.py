@@ -38,7 +38,12 @@ class NotYet(Exception):
 
 async def consume_events(house: "House") -> None:
     async for message in house.bus.pull("EVENTS"):
-        await _handle(house, message, lambda subject, body: hear(house, subject, body))
+        await consume_event(house, message)
+
+
+async def consume_event(house: "House", message: Msg) -> None:
+    """Handle one event's message and acknowledge it; or have it sent again, or set it aside."""
+    await _handle(house, message, lambda subject, body: hear(house, subject, body))
 
 
 async def consume_reports(house: "House") -> None:
