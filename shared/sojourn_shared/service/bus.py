@@ -17,7 +17,9 @@ from nats.js.client import JetStreamContext
 
 log = structlog.get_logger(__name__)
 
-PULL_SECONDS = 25  # below the 60 s after which the server forgets the way back of a pull through an import
+# Below the 60 s after which the server forgets the way back of a pull through an import; and short, because a pull of a
+# service that died still takes messages, which come again only after the consumer's ack_wait.
+PULL_SECONDS = 5
 PULL_BATCH = 100
 PUBLISH_SECONDS = 5.0
 RECONNECT_SECONDS = 0.25

@@ -296,7 +296,9 @@ async def provision(connection: Client) -> None:
             consumer = ConsumerConfig(
                 durable_name=service,
                 ack_policy=AckPolicy.EXPLICIT,
-                ack_wait=30,  # seconds: above what a handler's transaction takes, below what a person would wait
+                # Seconds: above what a batch takes to be handled. It is also how long a message is away that the server
+                # sent to a service which had just died: across accounts it cannot see that nobody listens.
+                ack_wait=10,
                 filter_subjects=kinds if name == "REPORTS" else None,
             )
             await jetstream.add_consumer(name, consumer)
