@@ -1,5 +1,6 @@
 """The agent of this computer: enrolled through the gateway like any other, then run by the supervisor."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 from sojourn_agent.config import BadConfig, read_config, write_config
 
 from .data import Data
-from .files import own
+from .files import own, write_secret
 from .owners import owner_of
 from .parts import Nursery
 from .process import CannotStart, Identity, last_lines, spawn
@@ -21,8 +22,8 @@ from .process import CannotStart, Identity, last_lines, spawn
 COMMAND = Path("/usr/local/bin/elevate")
 
 
-def enrolled(data: Data, url: str, nursery: Nursery) -> str:
-    """The id of this computer, which is enrolled if it is not. Raises CannotStart."""
+def enrolled(data: Data, url: str, nats_url: str, nursery: Nursery) -> str:
+    """The id of this computer, which is enrolled if it is not, and told where its server is now. Raises CannotStart."""
     config = data.agent / "agent.toml"
     if not config.exists():
         _enrol(data, config, url, nursery)
@@ -32,6 +33,7 @@ def enrolled(data: Data, url: str, nursery: Nursery) -> str:
         raise CannotStart(f"{error} (or move {data.agent} away to enrol this computer again)") from None
     if (known.server, known.socket) != (url, data.agent_socket):  # other ports, or the folder was moved
         write_config(replace(known, server=url, socket=data.agent_socket), config)
+    _tell_nats_url(data.agent / "state" / "credentials.json", nats_url)
     return known.computer_id
 
 
@@ -96,6 +98,16 @@ def _enrol(data: Data, config: Path, url: str, nursery: Nursery) -> None:
         file.unlink()
     if status:
         raise CannotStart(f"This computer could not be enrolled: {last_lines(log)} (more in {log})")
+
+
+def _tell_nats_url(credentials: Path, nats_url: str) -> None:
+    """If the bus has moved: an agent that cannot reach it would ask for its new place only after a while."""
+    try:
+        known = json.loads(credentials.read_text())
+    except (OSError, ValueError):
+        return  # the agent asks for new ones
+    if known.get("nats_urls") != [nats_url]:
+        write_secret(credentials, json.dumps({**known, "nats_urls": [nats_url]}))
 
 
 def _elevate() -> Path:

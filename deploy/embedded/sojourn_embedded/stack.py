@@ -74,7 +74,7 @@ class Stack:
             self._pids[name] = _pid_of(part)
         supervisor.wait_for(*SERVICES)
 
-        computer_id = self._start_agent(nursery) if self._wishes.agent else None
+        computer_id = self._start_agent(nursery, nats_url) if self._wishes.agent else None
         nursery.release("up")
 
         self._ready = {
@@ -133,10 +133,10 @@ class Stack:
         self._watch("nats", server.launch, server.is_ready)
         return server.url
 
-    def _start_agent(self, nursery: Nursery) -> str:
+    def _start_agent(self, nursery: Nursery, nats_url: str) -> str:
         """The id of this computer, enrolled through the gateway like any other."""
         data = self._data
-        computer_id = agent.enrolled(data, self.url, nursery)
+        computer_id = agent.enrolled(data, self.url, nats_url, nursery)
         agent.install_elevate(data)
         self._watch("agent", lambda: agent.start(data), lambda: agent.is_ready(data))
         self.supervisor.wait_for("agent")

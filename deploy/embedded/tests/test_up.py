@@ -304,6 +304,26 @@ def _running(argument: str) -> list[int]:
     ]
 
 
+def test_the_agent_follows_a_bus_that_had_to_move(open_folder: Path) -> None:
+    """Somebody took NATS's port between two runs: everything has another address, and connects."""
+    up = Up(open_folder, ["--data", str(open_folder / "data")]).start()
+    before = up.ready
+    assert up.ends(signal.SIGTERM) == 0
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", int(before["nats_url"].rpartition(":")[2])))
+        thief.listen()
+        again = up.start().ready
+        assert again["nats_url"] != before["nats_url"]
+        state = f"{again['url']}/api/v1/computers/{again['computer_id']}/state"
+        eventually(lambda: _get(state, again["admin_token"])["connected"] is True)
+        assert up.ends(signal.SIGTERM) == 0
+
+
+def _get(url: str, token: str) -> dict[str, Any]:
+    return dict(httpx.get(url, headers={"Authorization": f"Bearer {token}"}).raise_for_status().json())
+
+
 def test_sigterm_ends_everything_in_order(open_folder: Path) -> None:
     """Without an agent, in a folder that is removed; the ready file goes too."""
     up = Up(open_folder, ["--ephemeral", "--no-agent"]).start()
