@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .data import open_data
 from .ports import choose_ports
-from .process import CannotStart
+from .process import CannotStart, call_this_process
 from .stack import Stack, Wishes
 from .supervisor import Stopped
 
@@ -27,6 +27,7 @@ def become_launcher(wishes: Wishes, environ: Mapping[str, str]) -> NoReturn:
 
 def main() -> int:
     """0: ended because somebody asked; 1: it could not start, and a sentence says why and what to do."""
+    call_this_process("sojourn-up")
     with open(int(sys.argv[1]), encoding="utf-8") as given:
         wishes = _wishes(json.load(given))
     try:

@@ -20,7 +20,7 @@ from sojourn_shared.service import BadSettings, serve
 
 from . import prepare
 from .owners import SERVICES
-from .process import CannotStart, Identity, die_with
+from .process import CannotStart, Identity, call_this_process, die_with
 
 # Imported at first use, which would be once in each service.
 _LATE = (
@@ -40,6 +40,7 @@ def main() -> None:
     Orders: `{"start": service, "environ", "uid", "gid", "log", "parent"}`, `{"prepare": function, "arguments"}`.
     Answers: first of all `{"ready"}`; then to each order `{"started": pid}`, `{"prepared": result}` or `{"problem"}`.
     """
+    call_this_process("sj-nursery")
     gc.disable()  # a collection between imports would leave holes, which children fill: in shared pages
     channel = socket.socket(fileno=int(sys.argv[1]))
     for name in _LATE:
@@ -83,6 +84,7 @@ def _serve(order: dict[str, Any], service: Any) -> int:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.closerange(3, 256)
+    call_this_process(f"sj-{service.name}")
     Identity(order["uid"], order["gid"]).drop()
     deadline = time.monotonic() + 5
     while os.getppid() != order["parent"] and time.monotonic() < deadline:

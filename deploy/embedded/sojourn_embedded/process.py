@@ -13,6 +13,7 @@ from typing import IO
 # Loaded before any fork: a child between fork and exec must not import.
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 SMALL = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -86,6 +87,11 @@ def die_with(parent: int, by: signal.Signals) -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends (PR_SET_CHILD_SUBREAPER)."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def call_this_process(name: str) -> None:
+    """What `top` and `ps -o comm` show: at most 15 characters."""
+    _libc.prctl(_PR_SET_NAME, name.encode()[:15])
 
 
 def append_to(log: Path) -> IO[bytes]:
