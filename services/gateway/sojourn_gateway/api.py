@@ -201,6 +201,7 @@ async def list_accounts(caller: Reader, tx: TheTx, asked: Asked) -> AccountPage:
 
 @accounts.get("/{account_id}", responses=problems(NoSuchAccount))
 async def get_account(account_id: Id, caller: Reader, tx: TheTx, response: Response) -> AccountOut:
+    """One account."""
     account = await tx.account(account_id)
     set_etag(response, account.version)
     return AccountOut.of(account)
@@ -286,6 +287,7 @@ async def list_keys(caller: Anyone, tx: TheTx, asked: Asked) -> KeyPage:
 
 @keys.get("/{key_id}", responses=problems(NoSuchKey))
 async def get_key(key_id: Id, caller: Anyone, tx: TheTx, response: Response) -> KeyOut:
+    """One API key, without its secret."""
     key = _in_sight(await tx.key(key_id), caller)
     set_etag(response, key.version)
     return KeyOut.of(key)

@@ -25,6 +25,19 @@ const span = (seconds) => {
   return `${Math.floor(seconds)} s`;
 };
 
+// The fields of a window are in UTC; this says what that is where the reader is.
+const explain = (field) => {
+  const words = document.createElement("small");
+  words.className = "local";
+  const say = () => {
+    const moment = new Date(`${field.value}Z`);
+    words.textContent = isNaN(moment) ? "" : `${moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })} your time`;
+  };
+  field.after(words);
+  field.addEventListener("input", say);
+  say();
+};
+
 const follow = (live) => {
   const kinds = live.dataset.live.split(" ");
   let waiting = null;
@@ -65,6 +78,7 @@ const follow = (live) => {
 };
 
 localise(document);
+document.querySelectorAll("input[type=datetime-local]").forEach(explain);
 setInterval(() => tick(document), 1000);
 const live = document.querySelector("[data-live]");
 if (live && window.EventSource) follow(live);
