@@ -85,8 +85,8 @@ for _name, _column in (
 Index("ledger_by_actor", ledger.c.actor_id, ledger.c.seq)
 Index("ledger_by_actor_name", ledger.c.actor_name, ledger.c.seq)
 Index("ledger_by_type", ledger.c.type, ledger.c.seq, postgresql_ops={"type": "text_pattern_ops"})
-Index("ledger_by_time", ledger.c.time)
-Index("ledger_by_record", ledger.c.recorded_at)
+Index("ledger_by_time", ledger.c.time, postgresql_using="brin", postgresql_with={"autosummarize": True})
+Index("ledger_by_record", ledger.c.recorded_at, postgresql_using="brin", postgresql_with={"autosummarize": True})
 
 SEQUENCER_LOCK = 0x4C_45_44_47_45_52  # any number that all replicas share
 
@@ -185,7 +185,11 @@ class Tx(Transaction):
         self.wake("ledger")
 
     async def _known(self, event_ids: Sequence[str]) -> set[str]:
-        rows = await (await self.raw()).fetch("SELECT event_id FROM ledger WHERE event_id = ANY($1)", event_ids)
+        rows = await (await self.raw()).fetch(
+            "SELECT event_id FROM unnest($1::text[]) AS asked (event_id) "  # few beside the ledger: by its index
+            "WHERE EXISTS (SELECT FROM ledger WHERE ledger.event_id = asked.event_id)",
+            event_ids,
+        )
         return {row["event_id"] for row in rows}
 
     # --- the tree
