@@ -399,7 +399,7 @@ def _execute(order: Order, judged: Judged, terminal: Terminal, trouble: int) -> 
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    os.execve(program, order.hello.argv, env)  # noqa: S606 - there is no shell, on purpose
+    os.execve(program, [judged.name, *order.hello.argv[1:]], env)  # noqa: S606 - there is no shell, on purpose
 
 
 def _source(fd: int, terminal: Terminal) -> int:

@@ -117,7 +117,24 @@ def test_what_the_caller_cannot_see_is_marked(trusted: Path) -> None:
     assert judged(closed / "id").hidden
     assert not judged(closed / "id", caller=ROOT).hidden
     assert not judged("/usr/bin/id").hidden
-    assert refusal(closed / "gone").exit == 127
+    (closed / "plain").touch(0o644)
+    (closed / "folder").mkdir()
+    for name in ("gone", "plain", "folder"):  # nothing tells what is there from what is not
+        assert refusal(closed / name).why.replace(name, "x") == refusal(closed / "gone").why.replace("gone", "x")
+
+
+def test_a_link_of_the_callers_gives_a_program_no_other_name(trusted: Path) -> None:
+    """Programs such as busybox do what they are called: only root's links name them."""
+    mine = Path(tempfile.mkdtemp(prefix="sojourn-mallory-"))
+    try:
+        for folder in (trusted, mine):
+            (folder / "sh").symlink_to("/usr/bin/id")
+        assert judged(trusted / "sh").name == f"{trusted}/sh"
+        assert judged(mine / "sh").name == "/usr/bin/id"
+        assert judged("../usr/bin/id", cwd="/opt").name == "../usr/bin/id"
+        assert judged("id").name == "id"
+    finally:
+        shutil.rmtree(mine)
 
 
 def test_a_script_is_judged_with_its_interpreter(trusted: Path) -> None:

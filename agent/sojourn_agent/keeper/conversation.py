@@ -38,6 +38,7 @@ from sojourn_shared.ids import new_id
 from . import wording
 from .cover import Covered, NotCovered
 from .door import Guest
+from .judge import unseen
 from .leaves import Containment, Descent, Leaf
 from .names import Person
 from .requests import TooMany
@@ -52,6 +53,9 @@ log = logging.getLogger("sojourn.keeper")
 
 _JUDGE_WITHIN = 20.0
 """Seconds: 512 MiB are hashed in one; a file system that hangs must not hold the caller for ever."""
+_RUNS = 200
+"""At once, of one user: each holds descriptors of the keeper, which others need too."""
+
 Stage = Literal["naming", "judging", "looking", "asking", "waiting", "started", "closed"]
 
 
@@ -161,13 +165,16 @@ class Conversation:
             return
         if self._found.writable is not None:
             self._drop_warden()
+            if self._found.hidden:
+                self._refuse(127, "no-such-program", unseen(self.hello.argv[0]))
+                return
             self._refuse(77, "path-not-trusted", wording.not_trusted(self.application.path, self._found.writable))
             return
         answer = self._keeper.cover(self.person, self.application)
         if isinstance(answer, Covered):
             self._go(answer)
             return
-        if answer.final:
+        if answer.final and not self._found.hidden:
             self._drop_warden()
             self._refuse(77, answer.code, answer.why)
             return
@@ -198,6 +205,10 @@ class Conversation:
         if keeper.observed_only is not None:
             self._drop_warden()
             self._refuse(77, "observed-only", keeper.observed_only)
+            return
+        if sum(run.person.uid == self.person.uid for run in keeper.runs.live.values()) >= _RUNS:
+            self._drop_warden()
+            self._refuse(77, "too-many-runs", f"{_RUNS} applications of yours run elevated already: end some first")
             return
         assert self._warden is not None
         warden, self._warden = self._warden, None
@@ -230,7 +241,7 @@ class Conversation:
             self.stage = "waiting"
             return
         if self._found.hidden:
-            self._refuse(127, "no-such-program", f"{self.hello.argv[0]}: no such program, or you may not see it")
+            self._refuse(127, "no-such-program", unseen(self.hello.argv[0]))
         elif self.hello.op == "check":
             self._answer(Told(exit=77, lines=[f"not now: {answer.why}"]))
         elif self.hello.no_wait and not self._because:
@@ -408,7 +419,7 @@ class Conversation:
 
     def _tell_facts(self, application: Application) -> None:
         if self._found.hidden:
-            self._refuse(127, "no-such-program", f"{self.hello.argv[0]}: no such program, or you may not see it")
+            self._refuse(127, "no-such-program", unseen(self.hello.argv[0]))
             return
         lines, data = wording.facts(application, self._found.writable)
         self._answer(Told(exit=0, lines=lines, data=data))

@@ -51,12 +51,14 @@ class Caller:
 
 @dataclass(frozen=True)
 class Judged:
-    """`fd` is what will be executed. `leased`: the descriptors that hold the lease, given back right after.
+    """`fd` is what will be executed, as `name` (its argv[0]).
 
-    `hidden`: the caller could not have opened the file, and is told nothing about it unless it is granted.
+    `leased`: the descriptors that hold the lease, given back right after. `hidden`: the caller could not have opened
+    the file, and is told nothing about it unless it is granted.
     """
 
     fd: int
+    name: str
     application: Application
     key: Key | None
     leased: tuple[int, ...]
@@ -68,23 +70,43 @@ class Judged:
 
 def judge(name: str, cwd: int, caller: Caller, cache: Cache) -> Judged:
     """Open and judge what `name` means in the folder `cwd`. Raises NotJudged."""
-    with contextlib.ExitStack() as opened:  # closed, and their leases given back, unless all goes well
-        fd, hidden = _open(name, cwd, caller)
-        opened.callback(os.close, fd)
-        path = _real_path(fd)
-        writable = first_writable(path)
-        leased = [fd] if _leases(fd, path) else []
-        script = os.pread(fd, 2, 0) == b"#!"
-        if script:
-            interpreter_fd = _interpreter(fd, path)
-            opened.callback(os.close, interpreter_fd)
-            interpreter = _real_path(interpreter_fd)
-            leased += [interpreter_fd] if _leases(interpreter_fd, interpreter) else []
-            writable = writable or first_writable(interpreter)
-        application, key = _facts(fd, path, trusted=writable is None, cache=cache)
-        opened.pop_all()
+    place, hidden = _place(name, cwd, caller)
+    try:
+        try:
+            fd = _open(name, place)
+        finally:
+            os.close(place)
+        with contextlib.ExitStack() as opened:  # closed, and their leases given back, unless all goes well
+            opened.callback(os.close, fd)
+            found = _judged(name, cwd, fd, hidden=hidden, cache=cache, opened=opened)
+            opened.pop_all()
+            return found
+    except NotJudged:
+        if hidden:  # not even what it is
+            raise NotJudged(127, "no-such-program", unseen(name)) from None
+        raise
+
+
+def unseen(name: str) -> str:
+    """All that is said of a file that the caller cannot see: the same whether it is there or not."""
+    return f"{name}: there is no such program, or you may not see it"
+
+
+def _judged(name: str, cwd: int, fd: int, *, hidden: bool, cache: Cache, opened: contextlib.ExitStack) -> Judged:
+    path = _real_path(fd)
+    writable = first_writable(path)
+    leased = [fd] if _leases(fd, path) else []
+    script = os.pread(fd, 2, 0) == b"#!"
+    if script:
+        interpreter_fd = _interpreter(fd, path)
+        opened.callback(os.close, interpreter_fd)
+        interpreter = _real_path(interpreter_fd)
+        leased += [interpreter_fd] if _leases(interpreter_fd, interpreter) else []
+        writable = writable or first_writable(interpreter)
+    application, key = _facts(fd, path, trusted=writable is None, cache=cache)
     return Judged(
         fd=fd,
+        name=name if _is_systems_name(name, cwd, path) else path,
         application=application,
         key=key,
         leased=tuple(leased),
@@ -122,26 +144,44 @@ def secure_path() -> tuple[str, ...]:
 # --- opening ----------------------------------------------------------------------------------------------------------
 
 
-def _open(name: str, cwd: int, caller: Caller) -> tuple[int, bool]:
-    """A descriptor for reading, close-on-exec, of a regular executable file, and whether the caller cannot see it."""
+def _place(name: str, cwd: int, caller: Caller) -> tuple[int, bool]:
+    """The file that is meant, not opened yet (O_PATH), and whether the caller cannot see it."""
     if not name:
         raise NotJudged(127, "no-such-program", "no program is named")
     if "/" in name:
-        place, hidden = _place_as(name, cwd, caller)
-    else:
-        place, hidden = _place_on_secure_path(name), False
+        return _place_as(name, cwd, caller)
+    return _place_on_secure_path(name), False
+
+
+def _open(name: str, place: int) -> int:
+    """A descriptor for reading, close-on-exec, of a regular executable file."""
+    status = os.fstat(place)
+    if not stat.S_ISREG(status.st_mode):
+        raise NotJudged(126, "not-executable", f"{name} is {_kind(status.st_mode)}, not a program")
+    if not status.st_mode & 0o111:
+        raise NotJudged(126, "not-executable", f"{name} is not executable")
     try:
-        status = os.fstat(place)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotJudged(126, "not-executable", f"{name} is {_kind(status.st_mode)}, not a program")
-        if not status.st_mode & 0o111:
-            raise NotJudged(126, "not-executable", f"{name} is not executable")
         # The inode is certain now, so that opening it cannot block on a FIFO or a device.
-        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK), hidden
+        return os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         raise NotJudged(126, "not-executable", f"{name} cannot be opened: {error.strerror}") from None
+
+
+def _is_systems_name(name: str, cwd: int, path: str) -> bool:
+    """Whether the program may be called what the caller typed: programs such as busybox do what their name says.
+
+    Its own name always; the name of a link only if root alone can make links there.
+    """
+    if "/" not in name or os.path.basename(name) == os.path.basename(path):
+        return True
+    try:
+        folder = os.open(os.path.dirname(name) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cwd)
+    except OSError:
+        return False
+    try:
+        return first_writable(os.readlink(f"/proc/self/fd/{folder}")) is None
     finally:
-        os.close(place)
+        os.close(folder)
 
 
 def _place_as(name: str, cwd: int, caller: Caller) -> tuple[int, bool]:
@@ -155,7 +195,7 @@ def _place_as(name: str, cwd: int, caller: Caller) -> tuple[int, bool]:
     try:
         return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=cwd), True
     except (OSError, ValueError):
-        raise NotJudged(127, "no-such-program", f"{name}: there is no such program, or you may not see it") from None
+        raise NotJudged(127, "no-such-program", unseen(name)) from None
 
 
 def _place_on_secure_path(name: str) -> int:
