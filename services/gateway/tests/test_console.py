@@ -398,8 +398,12 @@ async def test_a_policy_is_written_and_deployed(gateway: Gateway, browser: Brows
     fields = [*FORM, ("once", "k1"), ("action", "deploy")]
     answer = await browser.send("/policies/just-in-time-access/new", fields, token=token)
     assert answer.headers["location"] == f"/policies/just-in-time-access/{POLICY}?done=deployed"
-    create, deploy = (call for call in policy.calls if call["method"] == "POST")
-    assert create["headers"]["idempotency-key"] == "k1"
+    await browser.send("/policies/just-in-time-access/new", fields, token=token)
+    changed = [("name", "Another"), *fields[1:]]
+    await browser.send("/policies/just-in-time-access/new", changed, token=token)
+    create, deploy, again, _, other, _ = (call for call in policy.calls if call["method"] == "POST")
+    pressed = [call["headers"]["idempotency-key"] for call in (create, again, other)]
+    assert pressed[0] == pressed[1] != pressed[2]
     assert create["body"] == {
         "name": "Printer drivers",
         "description": "until Friday",

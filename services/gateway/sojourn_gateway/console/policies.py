@@ -1,8 +1,10 @@
 """Policies: the list, *Create → Application Elevation*, one policy with its deployment, and its *Audit* tab."""
 
 import asyncio
+import hashlib
 from typing import Any
 
+import msgspec
 from fastapi import Response
 
 from sojourn_shared.ids import new_id
@@ -29,8 +31,10 @@ async def create(desk: Desk) -> Response:
     action = desk.typed("action")
     if (edited := form.after(action)) is not None:
         return await _form(desk, edited)
-    try:
-        policy = await desk.tell("policies", form.body(), Idempotency_Key=desk.typed("once"))
+    body = form.body()
+    once = hashlib.sha256(desk.typed("once").encode() + msgspec.json.encode(body)).hexdigest()
+    try:  # pressed twice it is created once; gone back to and changed, it is another
+        policy = await desk.tell("policies", body, Idempotency_Key=once)
     except Refused as refused:
         return await _form(desk, form, refused)
     where = f"{HERE}/{policy['id']}"
@@ -52,7 +56,7 @@ async def _form(desk: Desk, form: PolicyForm, refused: Refused | None = None) ->
         computers=computers,
         refused=refused,
         errors=form.places(refused.errors) if refused else {},
-        once=new_id(desk.house.clock()),  # pressed twice, it is created once
+        once=new_id(desk.house.clock()),
     )
 
 
