@@ -20,14 +20,19 @@ DATABASE_GONE = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server said that it ends, and the connection is not closed yet
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,  # the disk is full, too many connections
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.TimeoutError,
 )
 """What the driver raises when the database cannot be reached, as opposed to when it refuses a statement."""
+
+_MAY_BE_DONE = "Whether it was done is not known: repeat it with the same Idempotency-Key, or look."
+"""The connection may have gone after the commit was sent."""
 
 _BY_STATUS = {
     401: ("unauthenticated", "Sign in first"),
@@ -85,7 +90,8 @@ def of_error(request: Request, error: Exception) -> JSONResponse:
             return problem(request, error.status_code, code, title, detail, headers=dict(error.headers or {}))
         case _ if is_database_gone(error):
             log.warning("database unavailable", error=repr(error))
-            return of_error(request, Unavailable("The database does not answer. Nothing was changed; try again."))
+            rest = "Try again." if request.method in {"GET", "HEAD"} else _MAY_BE_DONE
+            return of_error(request, Unavailable(f"The database does not answer. {rest}"))
         case _:
             log.error("unforeseen error", exc_info=error)
             detail = "This was not foreseen. It is in the log; nothing was changed."
