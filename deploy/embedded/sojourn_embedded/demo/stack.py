@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 START_SECONDS = 60.0
-_UP = (sys.executable, "-m", "sojourn_cli.main", "up", "--ephemeral", "--port", "0")
+_UP = (sys.executable, "-m", "sojourn_cli.main", "up", "--port", "0")
 
 
 class NotStarted(Exception):
@@ -20,10 +20,10 @@ class NotStarted(Exception):
 
 
 class Stack:
-    """`sojourn up --ephemeral --port 0`, ready when the block begins, gone when it ends."""
+    """`sojourn up --port 0`, ready when the block begins, gone when it ends; `--ephemeral` unless `--data` is given."""
 
     def __init__(self, *options: str) -> None:
-        self._options = options
+        self._options = options if "--data" in options else ("--ephemeral", *options)
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="sojourn-stack-")
