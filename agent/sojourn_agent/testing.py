@@ -6,6 +6,7 @@ it says are real reports, verified here. `elevate` runs as throw-away uids.
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pwd
@@ -29,6 +30,7 @@ import nkeys
 
 from sojourn_agent import between, keeper
 from sojourn_agent.config import Config, read_config, write_config
+from sojourn_agent.keeper.leaves import find_parent
 from sojourn_agent.keeper.state import State
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts import wire
@@ -308,11 +310,24 @@ def a_computer() -> Iterator[Computer]:
         yield computer
     finally:
         computer.close()
-        with contextlib.suppress(ValueError, OSError):
-            from sojourn_agent.keeper.leaves import find_parent  # noqa: PLC0415
-
-            find_parent(computer.computer_id).rmdir()
+        _remove_leaves(computer.computer_id)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leaves(computer_id: str) -> None:
+    """What a keeper that was killed could not remove any more; its wardens have just emptied it."""
+    try:
+        parent = find_parent(computer_id)
+    except ValueError:
+        return
+
+    def emptied(folder: Path) -> bool:
+        return "populated 0" in (folder / "cgroup.events").read_text()
+
+    for folder in (*parent.glob("*/"), parent):
+        with contextlib.suppress(OSError, AssertionError):
+            eventually(functools.partial(emptied, folder), 2)
+            folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from sojourn_agent.config import write_config
 from sojourn_agent.testing import Computer, a_computer, eventually
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts import wire
@@ -277,3 +279,21 @@ def test_what_an_application_leaves_behind_ends_with_it(computer: Computer) -> N
     assert (done.status, done.out) == (3, "last\n")
     ended = eventually(lambda: computer.server.of_kind(wire.EndedReport))[0]
     assert (ended.cause, [process.name for process in ended.runs[0].processes_ended]) == ("exited", ["sleep"])
+
+
+def test_without_a_cgroup_runs_end_by_descent(computer: Computer) -> None:
+    """Best effort, and the keeper says why: children, detached ones too, are found and killed."""
+    computer.stop()
+    write_config(replace(computer.config, cgroup_parent=Path("/proc/none")), computer.folder / "agent.toml")
+    computer.start()
+    assert "no cgroup v2 folder can be used" in computer.agent()["why_no_leaves"]
+    grant = computer.grant()
+    tree = "/usr/bin/sleep 987 & /usr/bin/setsid /usr/bin/sleep 988 & echo ready; wait"
+    process = computer.popen("--", "/bin/sh", "-c", tree, uid=BOB)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    computer.server.revoke(grant)
+    assert process.wait(5) == 124
+    ended = computer.ended(grant).runs[0]
+    assert len(ended.processes_ended) >= 3
+    assert not any(is_there(process.pid) for process in ended.processes_ended)

@@ -208,6 +208,7 @@ class Keeper:
             self.timekeeping.mark()
             self.linkage.stop()
             self.spool.close()
+            self.leaves.close()
             self.loop.stop()
 
         when_gone()

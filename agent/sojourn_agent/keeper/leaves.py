@@ -49,7 +49,7 @@ class Leaf:
         self.folder = folder
         self._events: int | None = None
         self._descriptor: int | None = None
-        folder.mkdir()
+        folder.mkdir(parents=True)
 
     @classmethod
     def found(cls, folder: Path) -> "Leaf":
@@ -158,6 +158,13 @@ class Leaves:
         """Raises OSError."""
         assert self.parent is not None
         return Leaf(self.parent / run_id)
+
+    def close(self) -> None:
+        """Remove what is empty, the parent too: a computer that is no longer kept shows no trace of it."""
+        if self.parent is not None:
+            for folder in (*(leaf.folder for leaf in self.left_over()), self.parent):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
     def left_over(self, *parents: Path) -> list[Leaf]:
         """The leaves that are there at start: nobody watches them."""
