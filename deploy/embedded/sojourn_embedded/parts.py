@@ -30,6 +30,9 @@ class Part(Protocol):
 
     def is_ready(self) -> bool: ...
 
+    def is_stuck(self) -> bool:
+        """Whether it runs, does not do its work, and a new start would help."""
+
     def ended(self) -> str | None:
         """How it ended (`status 1`, `killed by SIGKILL`), or None while it runs."""
 
@@ -43,13 +46,19 @@ class Program:
     """A part that is a child of this process."""
 
     def __init__(
-        self, name: str, log: Path, start: Callable[[], subprocess.Popen[bytes]], is_ready: Callable[[], bool]
+        self,
+        name: str,
+        log: Path,
+        start: Callable[[], subprocess.Popen[bytes]],
+        is_ready: Callable[[], bool],
+        is_stuck: Callable[[], bool] = lambda: False,
     ) -> None:
         self.name = name
         self.log = log
         self.pid: int | None = None
         self._start = start
         self._is_ready = is_ready
+        self._is_stuck = is_stuck
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd: int | None = None
 
@@ -66,6 +75,9 @@ class Program:
 
     def is_ready(self) -> bool:
         return self._is_ready()
+
+    def is_stuck(self) -> bool:
+        return self._is_stuck()
 
     def ended(self) -> str | None:
         if self._process is None:
@@ -208,6 +220,9 @@ class Forked:
         if ready:
             self._nursery.release(self.name)
         return ready
+
+    def is_stuck(self) -> bool:
+        return False
 
     def ended(self) -> str | None:
         if self.pid is None or self._pidfd is None:

@@ -130,7 +130,7 @@ class Stack:
         write_secret(remembered, str(port))
         nursery.prepare("make_accounts", keys=keys, nats_folder=str(data.nats), port=port)
         server = NatsServer(data.nats, owner_of("nats"), port, data.log("nats"), keep_open=(data.lock,))
-        self._watch("nats", server.launch, server.is_ready)
+        self._watch("nats", server.launch, server.is_ready, server.is_stuck)
         return server.url
 
     def _start_agent(self, nursery: Nursery, nats_url: str) -> str:
@@ -142,8 +142,14 @@ class Stack:
         self.supervisor.wait_for("agent")
         return computer_id
 
-    def _watch(self, name: str, launch: Callable[[], "subprocess.Popen[bytes]"], is_ready: Callable[[], bool]) -> None:
-        program = Program(name, self._data.log(name), launch, is_ready)
+    def _watch(
+        self,
+        name: str,
+        launch: Callable[[], "subprocess.Popen[bytes]"],
+        is_ready: Callable[[], bool],
+        is_stuck: Callable[[], bool] = lambda: False,
+    ) -> None:
+        program = Program(name, self._data.log(name), launch, is_ready, is_stuck)
         self.supervisor.launch(program)
         self._pids[name] = _pid_of(program)
 

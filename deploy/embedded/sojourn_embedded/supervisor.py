@@ -15,6 +15,7 @@ from .process import CannotStart, adopt_orphans, last_lines
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two attempts; doubled each time
 STEADY = 60.0  # seconds up after which the next end is a first one again
+CHECK_EVERY = 5.0  # seconds, whether what is up does its work
 LOOK_EVERY = 0.02  # seconds, while something gets ready
 SLOW = 60.0  # seconds; a part that needs longer is ended and started again
 ATTEMPTS_AT_FIRST = 3  # a part that never got ready is wrong in a way that more attempts do not cure
@@ -32,6 +33,7 @@ class _Watch:
     pause: float = FIRST_PAUSE
     attempts: int = 1
     was_up: bool = False
+    checked: float = 0.0
 
 
 class Supervisor:
@@ -114,6 +116,11 @@ class Supervisor:
             self._say(f"  {part.name:<10} ready{' again' if watch.was_up else '':<6} {seconds:6.2f} s   pid {part.pid}")
             watch.state, watch.since, watch.was_up = "up", now, True
             self._changed()
+        elif watch.state == "up" and now > watch.checked + CHECK_EVERY:
+            watch.checked = now
+            if part.is_stuck():
+                self._say(f"  {part.name:<10} runs, but does nothing; see {part.log}")
+                part.signal(signal.SIGTERM)
         elif watch.state == "starting" and now > watch.since + SLOW:
             part.signal(signal.SIGKILL)
             self._down(watch, now, f"not ready after {SLOW:.0f} s")
@@ -162,7 +169,7 @@ class Supervisor:
         waits = [watch.since + watch.pause - now for watch in self._watches.values() if watch.state == "waiting"]
         if any(watch.state == "starting" for watch in self._watches.values()):
             waits.append(LOOK_EVERY)
-        poll.poll(max(LOOK_EVERY, min(waits)) * 1000 if waits else None)
+        poll.poll(max(LOOK_EVERY, min(CHECK_EVERY, *waits)) * 1000 if waits else CHECK_EVERY * 1000)
 
 
 def _wait_for_the_end(parts: Sequence[Part], within: float) -> None:
