@@ -23,6 +23,8 @@ class Parts:
 
     forwarding: Forwarding
     limits: Limits
+    first: bootstrap.First | None
+    """What the bootstrap file says, when there is one."""
 
 
 def open_parts(house: House) -> Parts:
@@ -31,13 +33,16 @@ def open_parts(house: House) -> Parts:
         key = PrivateKey(from_base64url(house.settings.gateway_key.get_secret_value()))
     except ValueError as error:
         raise BadSettings(f"SOJOURN_GATEWAY_KEY is no seed of a key: {error}.") from None
-    return Parts(Forwarding.to(house.settings.services, key, house.clock), Limits())
+    path = house.settings.bootstrap_file
+    first = bootstrap.read(path) if path else None
+    return Parts(Forwarding.to(house.settings.services, key, house.clock), Limits(), first)
 
 
 @contextlib.asynccontextmanager
 async def around(house: House) -> AsyncIterator[None]:
     """The first account stands before anybody is answered; connections to the services are closed at the end."""
-    await bootstrap.apply(house)
+    if house.parts.first is not None:
+        await bootstrap.apply(house, house.parts.first)
     try:
         yield
     finally:

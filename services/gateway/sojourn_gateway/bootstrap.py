@@ -42,11 +42,8 @@ class First(Body):
     sign_in_expires_at: AwareDatetime | None = None
 
 
-async def apply(house: House) -> None:
-    """Make the database hold what the file says. Raises BadSettings when it cannot be read."""
-    if house.settings.bootstrap_file is None:
-        return
-    first = read(house.settings.bootstrap_file)
+async def apply(house: House, first: First) -> None:
+    """Make the database hold what the file says."""
     async with Tx.begin(house) as tx:
         if (account := await _account(tx, first)) is None:
             log.warning("the first account was removed; its API key and sign-in link are not made again")

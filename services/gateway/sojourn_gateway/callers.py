@@ -126,11 +126,10 @@ def check_origin(house: House, request: Request) -> None:
 
 def source_of(request: Request) -> str:
     """The address that calls; of IPv6 the /64, which is what one household or machine has."""
-    host = request.client.host if request.client else "unknown"
     try:
-        address = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(request.client.host if request.client else "")
     except ValueError:
-        return host
+        return "unknown"
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network(f"{address}/64", strict=False)) if not address.is_loopback else str(address)
     return str(address)

@@ -25,7 +25,7 @@ async def test_the_first_account_is_made_from_the_file_once(gateway: Gateway) ->
         me = (await admin.get("/me")).json()
         assert (me["name"], me["roles"], me["os_users"]) == ("admin", ["administrator"], ["root"])
         before = len(await gateway.at.events())
-        await bootstrap.apply(gateway.at.house)
+        await bootstrap.apply(gateway.at.house, gateway.at.house.parts.first)
         assert len(await gateway.at.events()) == before
     assert [event.change for event in await gateway.at.events()] == ["account.created", "key.created"]
 
@@ -37,18 +37,19 @@ async def test_a_new_file_replaces_the_key_and_adds_os_users(gateway: Gateway) -
     file.write_text(
         json.dumps({"admin_os_users": ["carol"], "admin_token_sha256": hashlib.sha256(new.encode()).hexdigest()})
     )
-    await bootstrap.apply(gateway.at.house)
+    await bootstrap.apply(gateway.at.house, bootstrap.read(file))
     async with gateway.client() as old, gateway.client(new) as admin:
         assert (await old.get("/me")).status_code == 401
         assert (await admin.get("/me")).json()["os_users"] == ["root", "carol"]
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"admin_token_sha256": "xy"}'])
-async def test_a_broken_bootstrap_file_is_named(gateway: Gateway, text: str) -> None:
-    """The sentence names the variable, the file and the field."""
-    gateway.at.house.settings.bootstrap_file.write_text(text)
+def test_a_broken_bootstrap_file_is_named(tmp_path: Path, text: str) -> None:
+    """The sentence names the variable, the file and the field; the service does not start."""
+    file = tmp_path / "bootstrap.json"
+    file.write_text(text)
     with pytest.raises(BadSettings, match=r"SOJOURN_BOOTSTRAP_FILE.*bootstrap\.json"):
-        await bootstrap.apply(gateway.at.house)
+        bootstrap.read(file)
 
 
 async def test_an_account_lives_and_its_events_tell_it(gateway: Gateway) -> None:
@@ -172,3 +173,13 @@ async def test_nobody_gets_in_without_a_credential(gateway: Gateway) -> None:
                 assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")
         assert (await nobody.get("/me", headers={"Authorization": f"Basic {ADMIN_KEY}"})).status_code == 401
     assert all(service.calls == [] for service in gateway.services.values())
+
+
+async def test_a_first_account_that_was_removed_stays_removed(gateway: Gateway) -> None:
+    """Another administrator deleted it: neither it nor its key comes back at the next start."""
+    bea = await gateway.person("bea", "administrator")
+    async with gateway.client() as admin, gateway.client(bea.key) as beas:
+        me = (await admin.get("/me")).json()
+        assert (await beas.delete(f"/accounts/{me['id']}", headers={"If-Match": "*"})).status_code == 204
+        await bootstrap.apply(gateway.at.house, gateway.at.house.parts.first)
+        assert (await admin.get("/me")).status_code == 401

@@ -215,6 +215,7 @@ def serve(service: Service, environ: Mapping[str, str] = os.environ) -> None:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers="FORWARDED_ALLOW_IPS" in environ,  # unset, uvicorn would believe every local user
             timeout_graceful_shutdown=2,  # an open event stream would hold the server for ever
         )
         await uvicorn.Server(config).serve()
