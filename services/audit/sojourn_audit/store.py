@@ -137,9 +137,9 @@ class Tx(Transaction):
         return {row.id for row in rows}
 
     async def add_arrivals(self, arrived: Sequence[Arrival]) -> None:
-        """Keep arrivals until they are sequenced; not those in the ledger already, which were sent again much later."""
-        known = await self._known([one.event_id for one in arrived])
-        if rows := [_arrival_row(one) for one in arrived if one.event_id not in known]:
+        """Keep arrivals until they are sequenced."""
+        if arrived:
+            rows = [_arrival_row(one) for one in arrived]
             await self.connection.execute(insert(arrivals).on_conflict_do_nothing(), rows)
             self.wake("arrivals")
 
@@ -161,12 +161,20 @@ class Tx(Transaction):
         await self.connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SEQUENCER_LOCK})
 
     async def waiting(self, limit: int) -> list[Waiting]:
-        """The oldest arrivals, as they will stand in the ledger."""
-        rows = await (await self.raw()).fetch("SELECT id, event_id, told FROM arrivals ORDER BY id LIMIT $1", limit)
-        known = await self._known([row["event_id"] for row in rows])
-        if known:  # heard again after its inbox row was forgotten
-            await (await self.raw()).execute("DELETE FROM arrivals WHERE event_id = ANY($1)", list(known))
-        return [Waiting(row["id"], row["event_id"], row["told"]) for row in rows if row["event_id"] not in known]
+        """The oldest arrivals, in the order in which they will stand in the ledger.
+
+        One that stands there already is dropped: it was sent again so much later that its inbox row was forgotten.
+        """
+        while rows := await (await self.raw()).fetch(
+            "SELECT id, event_id, told FROM arrivals ORDER BY id LIMIT $1", limit
+        ):
+            known = await self._known([row["event_id"] for row in rows])
+            if known:
+                await (await self.raw()).execute("DELETE FROM arrivals WHERE event_id = ANY($1)", list(known))
+            new = [row for row in rows if row["event_id"] not in known]
+            if new:
+                return [Waiting(row["id"], row["event_id"], row["told"]) for row in new]
+        return []
 
     async def append(
         self, waiting: Sequence[Waiting], leaves: Sequence[Leaf], recorded_at: datetime, note: str

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sojourn_audit.domain import Sight, arrival_of, rest_of_line
@@ -169,6 +169,7 @@ FIELDS = [
 ]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(
     change=st.sampled_from(sorted(EVENT_TYPES)),
     entity=st.dictionaries(st.sampled_from(FIELDS), json_values),
