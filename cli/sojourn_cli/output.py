@@ -18,6 +18,7 @@ from sojourn_shared.clock import system_clock
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers it.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
 
+UNLIMITED = 10_000  # characters: as wide as the table wants to be
 Column = tuple[str, Callable[[Mapping[str, Any]], Any]]
 
 
@@ -26,7 +27,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], empty: str) -> None:
-    """A table on a terminal, tab-separated lines in a pipe; `empty` is the sentence when there is nothing."""
+    """A table on a terminal that is wide enough, else a block for each row; tab-separated lines in a pipe.
+
+    `empty` is the sentence when there is nothing.
+    """
     if not rows:
         sys.stderr.write(f"{empty}\n")
         return
@@ -40,7 +44,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], em
         table.add_column(title, overflow="fold", no_wrap=title == "id")
     for line in cells:
         table.add_row(*(_coloured(cell) for cell in line))
-    Console().print(table)
+    console = Console()
+    if console.measure(table, options=console.options.update(max_width=UNLIMITED)).maximum <= console.width:
+        console.print(table)
+        return
+    for number, line in enumerate(cells):
+        if number:
+            print()
+        print_fields((title, cell) for (title, _), cell in zip(columns, line, strict=True))
 
 
 def print_fields(fields: Iterable[tuple[str, Any]]) -> None:

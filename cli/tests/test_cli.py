@@ -1,11 +1,13 @@
 """The command against a real server: what it does, how it says no, and that nothing steers the terminal."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from sojourn_cli.output import plain, rule
+from sojourn_cli.output import plain, print_table, rule
 
 from .conftest import Sojourn
 
@@ -142,3 +144,29 @@ def test_nothing_that_is_shown_steers_the_terminal() -> None:
 def test_a_rule_is_said_in_one_line(of: dict[str, object], said: str) -> None:
     """The same words for the same rule in every command."""
     assert rule(of) == said
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        ("60", ["id name reason", "0199-1122-3344 alice the printer is stuck"]),
+        ("24", ["id 0199-1122-3344", "name alice", "reason the printer is stuck"]),
+    ],
+)
+def test_a_table_that_does_not_fit_becomes_a_block_for_each_row(
+    width: str, shown: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a narrow terminal no word is broken into letters."""
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = [{"id": "0199-1122-3344", "name": "alice", "reason": "the printer is stuck"}]
+    print_table(rows, [(name, lambda row, name=name: row[name]) for name in rows[0]], "nothing")
+    plainly = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert [line.split() for line in plainly.splitlines()][: len(shown)] == [line.split() for line in shown]
+
+
+def test_a_computer_that_is_not_there_is_not_removed(sojourn: Sojourn) -> None:
+    """It is named, and where to look."""
+    refused = sojourn("computers", "remove", "desk-12", "--yes")
+    assert (refused.returncode, "there is no computer named desk-12" in refused.stderr) == (1, True)

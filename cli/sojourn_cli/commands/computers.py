@@ -96,3 +96,20 @@ def token(
     print(made["token"])
     say(f"Valid until {when(made['expires_at'])}. Write it to a file on the computer, and run there, as root:")
     say(f"  sojourn-agent enrol --server {client.url} --token @FILE")
+
+
+@app.command()
+def remove(
+    computer: Annotated[str, typer.Argument(help="Its name or id.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Decommission a computer for good: every grant there is revoked, its credentials are never renewed.
+
+    Example: sojourn computers remove desk-12 --yes
+    """
+    client = Client.from_environment()
+    which = computer_id(client, computer)
+    if not yes:
+        typer.confirm(f"Remove {computer} for good?", abort=True)
+    client.changed("DELETE", f"/computers/{which}")
+    say(f"{computer} is decommissioned.")
