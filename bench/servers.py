@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sojourn_embedded.files import closed_folder, own, write_secret
 from sojourn_embedded.nats_server import NatsServer, free_port, nats_binary
@@ -14,7 +15,10 @@ from sojourn_embedded.postgres import Postgres, copy_binaries, wheel_binaries
 from sojourn_embedded.process import Identity
 from sojourn_embedded.testing import TestNats, provision_as_provisioner
 from sojourn_shared.clock import system_clock
+from sojourn_shared.service import House, Service
+from sojourn_shared.service.database import migrate
 from sojourn_shared.service.nats_accounts import PROVISIONER, Accounts
+from sojourn_shared.service.testing import fresh_database
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,19 @@ def servers() -> Iterator[Servers]:
         folder.chmod(0o711)
         with _postgres(folder) as postgres, _nats(folder) as nats:
             yield Servers(postgres.url(), nats)
+
+
+@contextlib.asynccontextmanager
+async def house_of(servers: Servers, service: Service, **settings: Any) -> AsyncIterator[House]:
+    """A service on a fresh database, migrated; nothing of it runs by itself."""
+    async with fresh_database(servers.postgres_url) as url:
+        values = {"database_url": url, "nats_url": servers.nats.url, "nats_creds": servers.nats.creds(service.name)}
+        house = House(service, service.settings.model_validate(values | settings))
+        try:
+            await migrate(house.database, service.migrations)
+            yield house
+        finally:
+            await house.database.close()
 
 
 @contextlib.contextmanager
