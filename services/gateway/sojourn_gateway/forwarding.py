@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from sojourn_shared.clock import Clock
-from sojourn_shared.errors import NotFound, Unauthenticated, Unavailable
+from sojourn_shared.errors import InvalidBody, NotFound, Unauthenticated, Unavailable
 from sojourn_shared.service import Caller, House
 from sojourn_shared.service.auth import mint
 from sojourn_shared.signing import PrivateKey
@@ -22,6 +22,9 @@ from . import callers
 log = structlog.get_logger(__name__)
 
 API = "/api/v1"
+
+Field = tuple[bytes, bytes]
+"""One header field."""
 
 OWNERS: Mapping[str, str] = {
     "policies": "policy",
@@ -53,15 +56,15 @@ _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~:@+-]+")  # nothing that a URL 
 _ENROLLING = Caller(id="enrolling", kind="computer", name="a computer that enrols", roles=frozenset())
 
 _HOP_BY_HOP = frozenset(
-    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"}
-    | {"transfer-encoding", "upgrade"}
+    {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"}
+    | {b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )  # RFC 9110, section 7.6.1
 _OURS = frozenset(
-    {"host", "authorization", "cookie", "content-length", "expect", "traceparent", "sojourn-enrolment-token"}
-    | {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"}
+    {b"host", b"authorization", b"cookie", b"content-length", b"expect", b"traceparent", b"sojourn-enrolment-token"}
+    | {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
 """Header fields of a caller that go no further: the gateway says these itself, or nobody."""
-_THEIRS = frozenset({"x-request-id", "server", "date"})
+_THEIRS = frozenset({b"x-request-id", b"server", b"date"})
 
 NOTHING_DONE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _UNKNOWN = "Whether it was done is not known: repeat it with the same Idempotency-Key, or look."
@@ -102,26 +105,23 @@ class Forwarding:
         path: str,
         *,
         query: str = "",
-        headers: Iterable[tuple[str, str]] = (),
+        headers: Iterable[Field] = (),
         body: bytes = b"",
         trace: str,
     ) -> httpx.Response:
         """The owner's answer, its body still to be read; the one who calls closes it.
 
-        `path` lies below /api/v1/. Raises NotFound, Unavailable.
+        `path` lies below /api/v1/. Raises NotFound, InvalidBody, Unavailable.
         """
         service = owner_of(path)
-        request = httpx.Request(
-            method,
-            f"{self.urls[service]}{API}/{path}" + (f"?{query}" if query else ""),
-            headers=[
-                *headers,
-                ("Authorization", f"Bearer {mint(caller, service, self.key, self.clock())}"),
-                ("traceparent", trace),
-            ],
-            content=body,
-            extensions={"timeout": _patience(path).as_dict()},
-        )
+        token = mint(caller, service, self.key, self.clock())
+        ours = [(b"Authorization", f"Bearer {token}".encode()), (b"traceparent", trace.encode())]
+        url = f"{self.urls[service]}{API}/{path}" + (f"?{query}" if query else "")
+        timeout = {"timeout": _patience(path).as_dict()}
+        try:
+            request = httpx.Request(method, url, headers=[*headers, *ours], content=body, extensions=timeout)
+        except httpx.InvalidURL as error:
+            raise InvalidBody(f"The query cannot be passed on: {error}.") from None
         tries = 2 if method in callers.READS else 1  # a service that starts again closes what it had open
         while True:
             tries -= 1
@@ -154,31 +154,31 @@ async def forward(request: Request) -> Response:
         request.method,
         path,
         query=request.url.query,
-        headers=[*_passed_on(request.headers.items(), _OURS), *headers],
+        headers=[*_passed_on(request.headers.raw, _OURS), *headers],
         body=await request.body(),
         trace=request.state.trace,
     )
     return Passed(upstream)
 
 
-async def _in_whose_name(house: House, request: Request, path: str) -> tuple[Caller, list[tuple[str, str]]]:
+async def _in_whose_name(house: House, request: Request, path: str) -> tuple[Caller, list[Field]]:
     """The caller, and header fields that the gateway adds. A computer's agent proves itself to the service."""
     if request.method == "POST" and path == "computers/enrol":
         callers.meet_stranger(house, request)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.startswith("sje_"):
             raise Unauthenticated("Send an enrolment token as `Authorization: Bearer sje_…`.")
-        return _ENROLLING, [("Sojourn-Enrolment-Token", token)]
+        return _ENROLLING, [(b"Sojourn-Enrolment-Token", token.encode("latin-1"))]
     if request.method == "POST" and (match := _AGENT_CALL.fullmatch(path)):
         callers.meet_stranger(house, request)
         return Caller(id=match[1], kind="computer", name=match[1], roles=frozenset()), []
     return await callers.of_request(house, request), []
 
 
-def _passed_on(headers: Iterable[tuple[str, str]], stopped: frozenset[str]) -> list[tuple[str, str]]:
-    """End-to-end header fields only, without those in `stopped`."""
+def _passed_on(headers: Iterable[Field], stopped: frozenset[bytes]) -> list[Field]:
+    """End-to-end header fields only, without those in `stopped`; as bytes, whatever they hold."""
     kept = [(name.lower(), value) for name, value in headers]
-    named = {one.strip().lower() for name, value in kept if name == "connection" for one in value.split(",")}
+    named = {one.strip().lower() for name, value in kept if name == b"connection" for one in value.split(b",")}
     return [(name, value) for name, value in kept if name not in _HOP_BY_HOP | named | stopped]
 
 
@@ -189,8 +189,7 @@ class Passed(Response):
         self._upstream = upstream
         self.status_code = upstream.status_code
         self.background = None
-        passed = _passed_on(upstream.headers.multi_items(), _THEIRS)
-        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in passed]
+        self.raw_headers = _passed_on(upstream.headers.raw, _THEIRS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._upstream):

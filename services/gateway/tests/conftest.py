@@ -49,7 +49,7 @@ class Upstream:
             body += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"].removeprefix("/api/v1")
         call = {
             "method": scope["method"],

@@ -54,7 +54,13 @@ def test_no_path_leads_anywhere_else(path: str) -> None:
 async def test_a_call_goes_in_the_callers_name(gateway: Gateway) -> None:
     """The service learns who, with which roles and OS users; it never sees a key, a cookie, or a field that lies."""
     ben = await gateway.person("ben", "approver", os_users=["ben"])
-    lies = {"Cookie": "sojourn=x", "Sojourn-Enrolment-Token": "sje_x", "X-Forwarded-For": "::1", "Connection": "x-own"}
+    lies: dict[str, Any] = {
+        "Cookie": "sojourn=x",
+        "Sojourn-Enrolment-Token": "sje_x",
+        "X-Forwarded-For": "::1",
+        "Connection": "x-own",
+    }
+    lies["User-Agent"] = "caf\xe9".encode("latin-1")  # what is no ASCII passes as it is
     sent = {**lies, "X-Own": "dropped", "Idempotency-Key": "k1", "If-Match": '"3"'}
     async with gateway.client(ben.key) as bens:
         answer = await bens.post(f"/requests/{COMPUTER}/approve?why=a%20b", json={"note": "yes"}, headers=sent)
@@ -69,6 +75,7 @@ async def test_a_call_goes_in_the_callers_name(gateway: Gateway) -> None:
     assert (caller.id, caller.kind, caller.name) == (ben.id, "account", "ben")
     assert (caller.roles, caller.os_users, caller.computer_group_ids) == (frozenset({"approver"}), ("ben",), None)
     assert not {"cookie", "sojourn-enrolment-token", "x-forwarded-for", "x-own", "connection"} & set(call["headers"])
+    assert call["headers"]["user-agent"] == "caf\xe9"
     assert (call["headers"]["idempotency-key"], call["headers"]["if-match"]) == ("k1", '"3"')
     assert answer.headers["x-request-id"] == call["headers"]["traceparent"].split("-")[1]
 
@@ -195,3 +202,20 @@ async def test_wrong_methods_and_long_bodies_are_problems_here_too(gateway: Gate
         assert (long.status_code, long.json()["type"]) == (413, "/problems/too-large")
         assert (await admin.get(f"/nothing/{new_id(gateway.at.clock())}")).status_code == 404
     assert gateway.services["policy"].calls == []
+
+
+async def test_a_query_that_no_url_can_hold_is_refused(gateway: Gateway) -> None:
+    """Seventy thousand characters: a sentence, not a fault."""
+    async with gateway.client() as admin:
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/policies", "query_string": b"q=" + b"x" * 70_000}
+        scope |= {"headers": [(b"authorization", admin.headers["authorization"].encode())], "client": ("192.0.2.7", 1)}
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await gateway.at.app(scope | {"scheme": "http", "server": ("x", 80), "raw_path": b""}, receive, send)
+    assert sent[0]["status"] == 422

@@ -78,12 +78,12 @@ class Desk:
 
     async def tell(self, path: str, body: Any = None, *, method: str = "POST", **headers: str) -> Any:
         """What the API answers to a write. Raises Refused."""
-        named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
         return await self._call(method, path, body=body, headers=named)
 
     async def _call(self, method: str, path: str, *, query: str = "", body: Any = None, headers: Any = ()) -> Any:
         content = b"" if body is None else msgspec.json.encode(body)
-        fields = [*headers, ("content-type", "application/json")] if content else list(headers)
+        fields = [*headers, (b"content-type", b"application/json")] if content else list(headers)
         try:
             answer = await self.house.parts.forwarding.send(
                 self.caller,
