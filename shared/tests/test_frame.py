@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Column, DateTime, Integer, MetaData, Table, Text, insert, select, text
 
 from sojourn_shared.contracts import events
-from sojourn_shared.errors import DomainError, Unauthenticated
+from sojourn_shared.errors import DomainError, Unauthenticated, Unavailable
 from sojourn_shared.ids import new_id
 from sojourn_shared.service import (
     Caller,
@@ -27,6 +27,7 @@ from sojourn_shared.service import (
     ServiceSettings,
     Transaction,
     allow,
+    allow_computer,
     if_match,
     inbox,
     paging,
@@ -35,8 +36,11 @@ from sojourn_shared.service import (
     transaction,
 )
 from sojourn_shared.service.auth import mint
+from sojourn_shared.service.paging import settled_until
 from sojourn_shared.service.testing import ADMIN, OpenHouse, TestHouse, person
+from sojourn_shared.signing import base64url
 
+KNOCK = "sojourn-enrolment-token"
 metadata = MetaData()
 notes = Table(
     "notes",
@@ -89,17 +93,35 @@ async def write_note(
         raise TooRude("That is rude.")
     if body.words == "crash":
         raise RuntimeError("a fault of ours")
+    if body.words == "busy":
+        raise Unavailable("Something that this needs is away.")
     if body.words == "slow":
         await asyncio.sleep(0.3)
     set_etag(response, 1)
     return NoteOut(**note, token="a secret")
 
 
+@routes.post("/knocks", status_code=201)
+async def knock(
+    body: NoteIn, agent: Annotated[Caller, Depends(allow_computer())], token: Annotated[str, Header(alias=KNOCK)] = ""
+) -> str:
+    if token != "right":
+        raise Unauthenticated("This token is none of ours.")
+    return body.words
+
+
 @routes.get("")
 async def list_notes(
-    caller: Annotated[Caller, Depends(allow())], tx: TheTx, asked: Annotated[Paging, Depends(paging)]
+    caller: Annotated[Caller, Depends(allow())],
+    tx: TheTx,
+    asked: Annotated[Paging, Depends(paging)],
+    words: str | None = None,
 ) -> NotePage:
     query = select(notes).order_by(notes.c.created_at.desc(), notes.c.id.desc()).limit(asked.limit + 1)
+    if words is not None:
+        query = query.where(notes.c.words == words)
+    if asked.updated_after is not None:
+        query = query.where(notes.c.updated_at > asked.updated_after)
     if asked.cursor:
         moment, last = asked.cursor
         query = query.where(text("(created_at, id) < (:m, :i)").bindparams(m=moment, i=last))
@@ -127,6 +149,11 @@ async def on_request(event: events.Event, tx: Tx) -> None:
         )
     )
     tx.emit("grant.ready", id=event.subject, entity={"id": event.subject}, version=event.data.entity["version"])
+
+
+def write(cursor: str) -> str:
+    """A cursor as no list gives it out."""
+    return base64url(cursor.encode())
 
 
 TOY = Service(
@@ -204,6 +231,29 @@ async def test_a_refusal_is_kept_and_a_fault_is_not(house: TestHouse) -> None:
                 answer = await admin.post("/notes", json={"words": words}, headers={"Idempotency-Key": words})
                 assert answer.status_code == status
             assert ("idempotent-replayed" in answer.headers) == (status == 403)
+
+
+async def test_what_was_unavailable_is_tried_again(house: TestHouse) -> None:
+    """A 5xx is never the answer to a repeat, whoever raised it."""
+    async with house.client() as admin:
+        for _ in range(2):
+            answer = await admin.post("/notes", json={"words": "busy"}, headers={"Idempotency-Key": "k"})
+            assert (answer.status_code, answer.headers.get("idempotent-replayed")) == (503, None)
+
+
+async def test_whoever_proves_nothing_leaves_nothing(house: TestHouse) -> None:
+    """A computer that was refused wrote no row, and its key holds for its own enrolment token alone."""
+    agent = Caller(id="enrolling", kind="computer", name="a computer", roles=frozenset())
+    async with house.client(agent) as stranger:
+
+        async def knocks(token: str, key: str) -> int:
+            headers = {"Idempotency-Key": key, KNOCK: token}
+            return (await stranger.post("/notes/knocks", json={"words": "hello"}, headers=headers)).status_code
+
+        assert [await knocks("wrong", str(number)) for number in range(3)] == [401] * 3
+        async with house.house.database.begin() as connection:
+            assert (await connection.execute(text("SELECT count(*) FROM idempotency"))).scalar_one() == 0
+        assert [await knocks(token, "k") for token in ("wrong", "right", "right", "wrong")] == [401, 201, 201, 401]
 
 
 async def test_simultaneous_repeats_do_it_once(house: TestHouse) -> None:
@@ -290,6 +340,47 @@ async def test_pages_hold_still_while_rows_are_added(house: TestHouse) -> None:
             page = (await admin.get("/notes", params={"limit": 2, "cursor": cursor})).json()
             seen += [note["words"] for note in page["items"]]
     assert sorted(seen) == ["0", "1", "2", "3", "4"]
+
+
+LATEST, NAIVE = "2026-11-02T09:00:00Z", "2026-11-02T09:00:00"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"cursor": write(f'["{NAIVE}", "x"]')},
+        {"cursor": write('["0001-01-01T00:00:00+14:00", "x"]')},
+        {"cursor": write(f'["{LATEST}", "\\u0000"]')},
+        {"cursor": write(f'["{LATEST}", "\\ud800"]')},
+        {"cursor": write("[" * 20_000)},
+        {"updated_after": "0001-01-01T00:00:00+14:00"},
+        {"updated_after": "9999-12-31T23:59:59-14:00"},
+        {"words": "\0"},
+    ],
+)
+async def test_a_query_that_means_nothing_is_refused(house: TestHouse, query: dict[str, str]) -> None:
+    """Moments without a zone or outside the calendar, text that no database holds, a cursor that somebody made up."""
+    async with house.client() as admin:
+        answer = await admin.get("/notes", params=query)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-body"), answer.text
+
+
+@pytest.mark.parametrize("body", [b'"\xff"', b"[" * 200_000, b'{"words": ' + b"9" * 5_000 + b"}"])
+async def test_a_body_that_no_parser_takes_is_refused(house: TestHouse, body: bytes) -> None:
+    """Not UTF-8, too deep, or a number without end: the caller's fault, and said to be."""
+    async with house.client() as admin:
+        answer = await admin.post("/notes", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-body"), answer.text
+
+
+async def test_a_change_that_is_under_way_holds_the_horizon_back(house: TestHouse) -> None:
+    """Who polls by `updated_after` misses nothing of a transaction that took its time before it wrote."""
+    async with Tx.begin(house.house) as slow:
+        began = (await slow.connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
+        async with house.house.database.begin(read_only=True) as poller:
+            await poller.execute(text("SELECT pg_sleep(0.01)"))
+            horizon = await settled_until(poller)
+    assert horizon <= began
 
 
 async def test_an_event_is_heard_once_and_only_its_newest_state(house: TestHouse) -> None:

@@ -25,9 +25,10 @@ class IdempotencyRunning(DomainError):
 class Repeat:
     """One key of one caller on one route."""
 
-    def __init__(self, key: bytes, body_digest: bytes) -> None:
+    def __init__(self, key: bytes, body_digest: bytes, *, by_computer: bool) -> None:
         self._key = key
         self._body_digest = body_digest
+        self._by_computer = by_computer
 
     @classmethod
     async def of(cls, request: Request, caller: Caller) -> "Repeat | None":
@@ -37,8 +38,11 @@ class Repeat:
             return None
         if len(sent) > 255:
             raise IdempotencyMismatch("An Idempotency-Key has at most 255 characters.")
-        where = f"{caller.kind}\n{caller.id}\n{request.method}\n{request.url.path}\n{sent}"
-        return cls(hashlib.sha256(where.encode()).digest(), hashlib.sha256(await request.body()).digest())
+        # All computers that enrol are one caller: what tells them apart is their enrolment token.
+        whose = f"{caller.kind}\n{caller.id}\n{request.headers.get('sojourn-enrolment-token', '')}"
+        where = f"{whose}\n{request.method}\n{request.url.path}\n{sent}"
+        digests = (hashlib.sha256(text).digest() for text in (where.encode(), await request.body()))
+        return cls(*digests, by_computer=caller.kind == "computer")
 
     async def earlier_answer(self, tx: Transaction) -> Response | None:
         """The kept answer; None when this is the first time, which holds the key until the transaction ends.
@@ -59,7 +63,12 @@ class Repeat:
         return Response(row.body, row.status, {**row.headers, "Idempotent-Replayed": "true"})
 
     async def keep(self, tx: Transaction, response: Response, secrets: tuple[str, ...]) -> None:
-        """Keep `response` for repeats; its fields named in `secrets` become null: a secret is shown once."""
+        """Keep `response` for repeats; its fields named in `secrets` become null: a secret is shown once.
+
+        A 5xx is not kept. Nor is what a computer was refused: it has proven nothing, and shall fill no table.
+        """
+        if response.status_code >= (300 if self._by_computer else 500):
+            return
         body = bytes(response.body)
         if secrets and response.status_code < 300:
             shown = msgspec.json.decode(body)

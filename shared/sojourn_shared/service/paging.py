@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Query
@@ -56,11 +56,12 @@ def write_cursor(moment: datetime, id: str) -> str:
 def read_cursor(text: str) -> tuple[datetime, str]:
     """Raises InvalidBody when this is no cursor that a list gave out."""
     try:
-        moment, last_id = json.loads(from_base64url(text))
-        if not isinstance(last_id, str):
-            raise TypeError(last_id)
-        return datetime.fromisoformat(moment), last_id
-    except (ValueError, TypeError):
+        at, last_id = json.loads(from_base64url(text))
+        moment = datetime.fromisoformat(at)
+        if not isinstance(last_id, str) or moment.tzinfo is None:
+            raise TypeError(at, last_id)
+        return moment.astimezone(UTC), last_id
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise InvalidBody("This cursor is none that this list gave out: start again without it.") from None
 
 
@@ -68,12 +69,13 @@ async def settled_until(connection: AsyncConnection) -> datetime:
     """The moment before which no transaction still under way can have changed anything.
 
     A list by `updated_after` shows only rows changed before it: a slow transaction may commit an earlier time after a
-    quick one was already read, and a caller who polls would never see it.
+    quick one was already read, and a caller who polls would never see it. One that has written nothing yet counts too:
+    it has taken its time already.
     """
     result = await connection.execute(
         text(
             "SELECT least(min(xact_start), clock_timestamp()) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()"
+            "WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
     )
     moment: datetime = result.scalar_one()

@@ -35,6 +35,7 @@ _MAY_BE_DONE = "Whether it was done is not known: repeat it with the same Idempo
 """The connection may have gone after the commit was sent."""
 
 _BY_STATUS = {
+    400: ("invalid-body", "The request cannot be understood"),
     401: ("unauthenticated", "Sign in first"),
     403: ("not-permitted", "Not permitted"),
     404: ("not-found", "There is no such thing here"),
@@ -86,8 +87,12 @@ def of_error(request: Request, error: Exception) -> JSONResponse:
             return of_error(request, bad_body(error))
         case HTTPException():
             code, title = _BY_STATUS.get(error.status_code, ("internal", "Something went wrong here"))
+            status = 422 if error.status_code == 400 else error.status_code  # one code, one status
             detail = _said(request, error)
-            return problem(request, error.status_code, code, title, detail, headers=dict(error.headers or {}))
+            return problem(request, status, code, title, detail, headers=dict(error.headers or {}))
+        case _ if request.method in {"GET", "HEAD"} and is_no_value(error):
+            log.warning("a query holds what no value can be", error=repr(error))
+            return of_error(request, InvalidBody("The query holds a text or a moment that cannot be looked for."))
         case _ if is_database_gone(error):
             log.warning("database unavailable", error=repr(error))
             rest = "Try again." if request.method in {"GET", "HEAD"} else _MAY_BE_DONE
@@ -103,6 +108,12 @@ def is_database_gone(error: BaseException) -> bool:
     cause = getattr(error, "orig", None)
     inner = getattr(cause, "__cause__", None)
     return any(isinstance(one, DATABASE_GONE) for one in (error, cause, inner) if one is not None)
+
+
+def is_no_value(error: BaseException) -> bool:
+    """Whether a parameter was nothing that a column can hold: NUL or half a character in a text, a moment too far."""
+    inner = getattr(getattr(error, "orig", None), "__cause__", None)
+    return isinstance(error, asyncpg.DataError) or isinstance(inner, asyncpg.DataError)
 
 
 def _said(request: Request, error: HTTPException) -> str:
