@@ -114,7 +114,10 @@ def check_form(house: House, request: Request, sent: str) -> None:
 
 def check_origin(house: House, request: Request) -> None:
     """Raises NotPermitted unless one of our own pages sent this: a browser names the page's origin in every POST."""
-    origin = urlsplit(request.headers.get("origin", ""))
+    try:
+        origin = urlsplit(request.headers.get("origin", ""))
+    except ValueError:  # `http://[`: no browser says that
+        origin = urlsplit("")
     ours = {request.headers.get("host", ""), urlsplit(house.settings.public_url).netloc}
     site = request.headers.get("sec-fetch-site", "same-origin")
     if origin.scheme not in {"http", "https"} or origin.netloc not in ours or site != "same-origin":

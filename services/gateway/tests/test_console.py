@@ -233,7 +233,7 @@ async def test_an_account_that_is_deleted_is_signed_out(gateway: Gateway) -> Non
 async def test_no_other_site_sends_our_forms(gateway: Gateway, browser: Browser) -> None:
     """Neither signing in nor anything after it, whatever token the form carries."""
     the_services_hold(gateway)
-    others = [None, "null", "http://evil.example", "https://127.0.0.1:9999", "file://127.0.0.1:8400"]
+    others = [None, "null", "http://evil.example", "https://127.0.0.1:9999", "file://127.0.0.1:8400", "http://["]
     for origin in others:
         assert (await browser.send("/sign-in", {"token": SIGN_IN}, origin=origin)).status_code == 403
     await browser.sign_in()
