@@ -61,6 +61,7 @@ def test_a_request_waits_and_runs_on_approval(computer: Computer, alice: tuple[s
     out, error = process.communicate(timeout=10)
     assert (process.returncode, out) == (0, b"0\n")
     assert b"approved by Carol for 5 minutes: go on" in error
+    assert b"access ends in" not in error  # she has just been told how long it is
     other = computer.elevate("--no-wait", "--", "/usr/bin/id", "-g", uid=uid)
     assert other.status == 77
     assert "argument 1" in other.err
@@ -230,3 +231,14 @@ def test_names_are_judged_by_uid(computer: Computer, alice: tuple[str, int]) -> 
     computer.grant(users=wire.Users(names=[name]), until=None, from_=system_clock())
     assert computer.elevate("--check", "--", "/usr/bin/id", uid=uid).status == 0
     assert computer.elevate("--check", "--", "/usr/bin/id", uid=64_001).status == 77
+
+
+def test_an_approval_that_can_never_be_in_force_is_no_endless_wait(computer: Computer, alice: tuple[str, int]) -> None:
+    """The server says that the computer holds too many grants: she reads that, in words, and gets 77."""
+    _, uid = alice
+    process = computer.popen(*ASK, "--", "/usr/bin/id", uid=uid)
+    asked = request_of(computer)
+    computer.server.decide(asked.id, status="approved", by_name="Carol", problem="document_full", version=2)
+    _, error = process.communicate(timeout=5)
+    assert process.returncode == 77
+    assert b"approved by Carol; but this computer holds too many grants" in error

@@ -36,7 +36,7 @@ def test_reports_are_signed_and_numbered_without_gaps_over_restarts(tmp_path: Pa
     spool.close()
     spool = opened(tmp_path)
     returned(spool)
-    reports = [verify(waiting.jws, "sojourn-report", {KEY.kid: KEY.public}) for waiting in spool.oldest(9, but=set())]
+    reports = [verify(waiting.jws, "sojourn-report", {KEY.kid: KEY.public}) for waiting in spool.oldest(9)]
     seqs = [msgspec.json.decode(report, type=wire.Report).seq for report in reports]
     assert seqs == [1, 2]
     assert spool.waiting == 2
@@ -46,10 +46,24 @@ def test_only_what_was_acknowledged_is_forgotten(tmp_path: Path) -> None:
     """In the order in which they were made, without those on their way."""
     spool = opened(tmp_path)
     first, second = returned(spool), returned(spool)
-    assert [waiting.id for waiting in spool.oldest(1, but=set())] == [first]
-    assert [waiting.id for waiting in spool.oldest(1, but={first})] == [second]
+    assert [waiting.id for waiting in spool.oldest(1)] == [first]
+    assert spool.oldest(1, on_way={first}) == []
+    assert [waiting.id for waiting in spool.oldest(2, on_way={first})] == [second]
+    assert [waiting.id for waiting in spool.oldest(1, done={first})] == [second]
     spool.delivered({first})
-    assert [waiting.id for waiting in spool.oldest(9, but=set())] == [second]
+    assert [waiting.id for waiting in spool.oldest(9)] == [second]
+
+
+def test_a_kind_that_is_held_up_holds_up_no_other(tmp_path: Path) -> None:
+    """However many of one kind wait, the next of every other kind is among those to send."""
+    spool = opened(tmp_path)
+    for _ in range(20):
+        returned(spool)
+    with spool.transaction():
+        ended = spool.report(wire.EndedReport, grant_id="g", cause="expired")
+    window = spool.oldest(8)
+    assert [waiting.kind for waiting in window] == ["returned"] * 8 + ["ended"]
+    assert window[-1].id == ended
 
 
 def test_a_step_that_fails_leaves_memory_as_the_disk_is(tmp_path: Path) -> None:

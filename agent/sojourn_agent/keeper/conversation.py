@@ -273,7 +273,7 @@ class Conversation:
         if self._terms is not None:
             self._longest = min(self._longest, self._terms.longest_minutes) or self._longest
             if not self._terms.allowed:
-                why = self._terms.problem or "you may not ask for this"
+                why = wording.problem(self._terms.problem or "not-permitted")
                 self._refuse(78 if self._because else 77, "not-permitted", f"{self._why}; and {why}")
                 return
         if self._because:
@@ -367,6 +367,8 @@ class Conversation:
             case "pending":
                 for text in wording.news(decision):
                     self._say(Say(text=text))
+            case "approved" if decision.problem is not None:
+                self._refuse_asked(77, f"approved by {by}{note}; but {wording.problem(decision.problem)}")
             case "approved":
                 if not self.approved:
                     self.approved = True

@@ -28,14 +28,12 @@ from .cover import NEVER_USED, Covered, cover, ends_at, not_enforceable, state_a
 from .document import Documents, Held
 from .loop import Loop, Timer
 from .names import Person
-from .runs import Run, Runs
+from .runs import WARNINGS, Run, Runs
 from .spool import Spool
 from .trusted import Trusted
 
 log = logging.getLogger("sojourn.keeper")
 
-_WARNINGS = (300, 60)
-"""Seconds before the end at which the person is warned."""
 _SAY_AGAIN = timedelta(minutes=10)
 """A document that still names a grant so long after its end was reported: the report is made again."""
 _STORE_AGAIN = 5.0
@@ -208,13 +206,10 @@ class Enforcement:
         if run.until is None:
             return
         left = (run.until - now).total_seconds()
-        passed = {seconds for seconds in _WARNINGS if left <= seconds + 0.05}
+        passed = {seconds for seconds in WARNINGS if left <= seconds + 0.05}
         if not passed - run.warned:
             return
-        fresh = run.warned == set()
         run.warned |= passed
-        if fresh and left < max(passed) - 1:
-            return  # it began or was moved with less left than this warning: the person knows
         if self._other_cover(run, held, now) is None:
             minutes = min(passed) // 60
             self._runs.tell(run, f"access ends in {minutes} minute{'s' if minutes > 1 else ''}: save your work")
@@ -309,7 +304,7 @@ class Enforcement:
                 yield _revoke_takes_effect(grant)
         for run in self._runs.live.values():
             if run.until is not None and not run.is_ending:
-                yield from (run.until - timedelta(seconds=seconds) for seconds in _WARNINGS)
+                yield from (run.until - timedelta(seconds=seconds) for seconds in WARNINGS)
 
     def _now(self) -> datetime:
         time = self._time()

@@ -32,8 +32,8 @@ from .spool import Spool
 
 log = logging.getLogger("sojourn.keeper")
 
-_WINDOW = 64
-"""Reports handed to the link and not yet acknowledged."""
+_PER_KIND = 8
+"""Reports of one kind handed to the link and not yet acknowledged; it sends those of a kind one after the other."""
 _FORGET_AFTER = 0.5
 """Seconds in which acknowledgements are gathered before one step on disk."""
 _NOBODY = 65534
@@ -101,9 +101,8 @@ class Linkage:
 
     def offer_reports(self) -> None:
         """Hand on what waits, oldest first."""
-        if self.connected and not self._retrying and len(self._on_way) < _WINDOW:
-            known = self._on_way | self._delivered
-            for report in self._spool.oldest(_WINDOW - len(self._on_way), but=known):
+        if self.connected and not self._retrying:
+            for report in self._spool.oldest(_PER_KIND, on_way=self._on_way, done=self._delivered):
                 self._on_way.add(report.id)
                 self.send(Report(report_id=report.id, kind=report.kind, jws=report.jws))
 

@@ -26,6 +26,8 @@ from .wardens import Warden
 
 log = logging.getLogger("sojourn.keeper")
 
+WARNINGS = (300, 60)
+"""Seconds before the end at which the person is warned."""
 _TREE_PATIENCE = 1.0
 """Seconds that what an application left behind may take to end by itself (the last of a pipe) before it is killed."""
 _KILL_AGAIN = 0.02
@@ -120,7 +122,7 @@ class Runs:
             log.error("run %s was not started: %s", run_id, error)
             raise CannotStart(f"it cannot be recorded on this computer ({error}): tell its administrator") from None
         run = Run(run_id, grant_id, person, found.application, found.pid, warden, containment)
-        run.until, run.deadline = covered.until, deadline
+        run.until, run.deadline, run.warned = covered.until, deadline, _needless(covered)
         self.live[run_id] = run
         warden.on_message = partial(self._on_warden, run)
         warden.on_death = partial(self._on_warden_death, run)
@@ -150,7 +152,7 @@ class Runs:
         except sqlite3.Error as error:
             log.error("run %s was not moved to grant %s: %s", run.run_id, grant_id, error)
             return False
-        run.grant_id, run.until, run.warned = grant_id, covered.until, set()
+        run.grant_id, run.until, run.warned = grant_id, covered.until, _needless(covered)
         self.set_deadline(run, deadline)
         return True
 
@@ -285,3 +287,11 @@ def shortened(application: Application) -> Application:
         arguments.append(argument)
         left -= len(argument) + 4
     return msgspec.structs.replace(application, arguments=arguments)
+
+
+def _needless(covered: Covered) -> set[int]:
+    """The warnings that would come right at the start: the person has just been told the time."""
+    if covered.until is None:
+        return set()
+    left = (covered.until - covered.at).total_seconds()
+    return {seconds for seconds in WARNINGS if left <= seconds + 30}

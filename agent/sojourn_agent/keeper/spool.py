@@ -14,7 +14,7 @@ import msgspec
 
 from sojourn_agent.between import LONGEST_REPORT
 from sojourn_shared.clock import Clock, rfc3339
-from sojourn_shared.contracts.wire import Application, Report, Wire, encode
+from sojourn_shared.contracts.wire import REPORT_KINDS, Application, Report, Wire, encode
 from sojourn_shared.ids import new_id
 from sojourn_shared.signing import PrivateKey
 
@@ -27,6 +27,7 @@ LIMIT = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
     place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, jws TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS reports_of_kind ON reports (kind, place);
 CREATE TABLE IF NOT EXISTS numbers (kind TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS uses (
     grant_id TEXT PRIMARY KEY, first_used_at TEXT, uses INTEGER NOT NULL DEFAULT 0, over TEXT, said_at TEXT);
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS requests (
     minutes INTEGER NOT NULL, status TEXT NOT NULL, version INTEGER NOT NULL, joined TEXT);
 CREATE INDEX IF NOT EXISTS requests_of_user ON requests (uid, status);
 """
+_OLDEST = "SELECT place, id, kind, jws FROM reports WHERE kind = ? ORDER BY place LIMIT ?"
 _KEPT = timedelta(days=35)
 """How long a decided request is remembered, for `elevate --status`."""
 
@@ -129,10 +131,18 @@ class Spool:
         self.waiting += 1
         return report.id
 
-    def oldest(self, count: int, *, but: set[str]) -> list[Waiting]:
-        """The next reports to send, in the order in which they were made, without those on their way."""
-        rows = self._database.execute("SELECT id, kind, jws FROM reports ORDER BY place LIMIT ?", (count + len(but),))
-        return [Waiting(*row) for row in rows if row[0] not in but][:count]
+    def oldest(self, per_kind: int, *, on_way: Collection[str] = (), done: Collection[str] = ()) -> list[Waiting]:
+        """The next reports to send, in the order in which they were made: of each kind at most `per_kind` at a time.
+
+        A kind whose queue is full at the server holds up no other. `on_way` were handed on, `done` are only to be
+        forgotten.
+        """
+        found: list[tuple[int, Waiting]] = []
+        for kind in REPORT_KINDS:
+            rows = self._database.execute(_OLDEST, (kind, per_kind + len(done)))
+            window = [row for row in rows if row[1] not in done][:per_kind]
+            found += [(place, Waiting(*rest)) for place, *rest in window if rest[0] not in on_way]
+        return [waiting for _, waiting in sorted(found, key=lambda one: one[0])]
 
     def delivered(self, report_ids: Collection[str]) -> None:
         """The server has them; forgetting them late only means that they are sent again."""

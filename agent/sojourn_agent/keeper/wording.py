@@ -45,6 +45,20 @@ def allowed(covered: Covered) -> str:
     return f"allowed now, {end}: {covered.match.why}"
 
 
+def problem(code: str) -> str:
+    """The sentence for a problem that the server names by its code; what is no code is a sentence already."""
+    return _PROBLEMS.get(code, code)
+
+
+_PROBLEMS = {
+    "asking-disabled": "asking is switched off for you by your administrators",
+    "no-approver": "nobody could approve it: tell your administrators that no approver is named for you",
+    "not-permitted": "you may not ask for this",
+    "document_full": "this computer holds too many grants already: its administrators must end some first",
+    "decommissioned": "this computer is no longer managed: tell your administrators",
+}
+
+
 def problem_of(reason: Reason, asking: Asking, longest: int) -> str | None:
     """What is wrong with a person's answer, or None. The ticket's pattern is the server's to judge."""
     because, ticket = reason.because.strip(), reason.ticket
