@@ -185,10 +185,8 @@ async def test_nobody_speaks_for_another_computer(yard: Any) -> None:
     refused = pc.report("returned", yard.now, grant_id=grant_id, user={"name": "alice", "uid": 1})
     with pytest.raises(Park, match="says ReturnedReport"):
         await yard.house.takes(pc.id, "ended", refused)
-    await yard.reports(other, "ended", grant_id=grant_id, cause="expired", runs=[])
-    await yard.reports(other, "returned", grant_id=grant_id, user={"name": "alice", "uid": 1})
     with pytest.raises(Park, match="another computer's"):
-        await yard.reports(other, "ended", grant_id=grant_id, cause="exited", runs=[at(yard.now, run_id=run)])
+        await yard.reports(other, "ended", grant_id=new_id(yard.now), cause="exited", runs=[at(yard.now, run_id=run)])
     with pytest.raises(Park, match="no id"):
         await yard.reports(pc, "ended", grant_id="*.>", cause="exited", runs=[])
     assert (await yard.grant(grant_id))["status"] == "active"
@@ -210,3 +208,23 @@ async def test_a_failure_is_shown_and_healed(yard: Any) -> None:
     assert ((await yard.grant(grant_id))["delivery"], (await yard.grant(grant_id))["failure"]) == ("applied", None)
     async with yard.house.client() as admin:
         assert (await admin.get(f"/computers/{pc.id}/state")).json()["applied_version"] == 3
+
+
+async def test_no_computer_uses_up_another_ones_grant(yard: Any) -> None:
+    """A keeper that signs runs under a grant of another computer is parked: nobody's uses, no end, no run."""
+    mine, theirs = await yard.enrol("pc-1"), await yard.enrol("pc-2")
+    ids = {"policy_id": new_id(yard.now), "assignment_ids": [new_id(yard.now)]}
+    await yard.assign(mine, max_uses=2, **ids)
+    (grant,) = await yard.grants(computer_id=mine.id)
+    run_id, who = new_id(yard.now), {"name": "mallory", "uid": 1}
+    for kind, said in {
+        "started": start(run_id, grant["id"], yard.after(minutes=5)),
+        "moved": {"run_id": run_id, "from": new_id(yard.now), "to": grant["id"]},
+        "ended": {"grant_id": grant["id"], "cause": "revoked", "runs": [at(yard.now, run_id=run_id)]},
+        "returned": {"grant_id": grant["id"], "user": who},
+    }.items():
+        with pytest.raises(Park, match="another computer"):
+            await yard.reports(theirs, kind, **said)
+    after = await yard.grant(grant["id"])
+    assert (after["uses"], after["last_used_at"], after["version"]) == (0, None, grant["version"])
+    assert [one.change for one in await yard.house.events() if one.change.startswith("elevation.")] == []

@@ -152,8 +152,12 @@ async def _open(kind: type[R], computer_id: str, jws: bytes, tx: Tx) -> tuple[R 
 
 
 async def _lock_one(tx: Tx, grant_id: str, computer_id: str) -> Grant | None:
-    found = await grants.lock(tx, [grant_id], computer_id=computer_id)
-    return found[0] if found else None
+    """None when there is none. Raises Park when it is another computer's, whose uses and story it shall not tell."""
+    if found := await grants.lock(tx, [grant_id], computer_id=computer_id):
+        return found[0]
+    if await grants.exists(tx, grant_id):
+        raise Park(f"grant {grant_id} is another computer's")
+    return None
 
 
 async def _lock_run(tx: Tx, run_id: str, computer_id: str) -> Run | None:

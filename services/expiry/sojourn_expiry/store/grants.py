@@ -79,6 +79,11 @@ async def lock(tx: Tx, ids: Iterable[str], *, computer_id: str | None = None) ->
     return [rows.to_grant(row) for row in await tx.connection.execute(query)]
 
 
+async def exists(tx: Tx, grant_id: str) -> bool:
+    """Whether there is such a grant, of whatever computer."""
+    return bool((await tx.connection.execute(select(table.c.id).where(table.c.id == grant_id))).scalar())
+
+
 async def lock_undelivered(tx: Tx, ids: Iterable[str], computer_id: str) -> list[Grant]:
     """Those of the computer's grants whose delivery a report of *applied* can change, locked."""
     query = (
