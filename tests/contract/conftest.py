@@ -14,6 +14,7 @@ from fastapi.routing import iter_route_contexts
 from sojourn_shared.contracts import wire
 from sojourn_shared.ids import new_id
 from sojourn_shared.service import Service
+from sojourn_shared.service.auth import declared_roles
 from sojourn_shared.service.nats_accounts import Key
 from sojourn_shared.service.testing import START, OpenHouse, TestHouse
 from sojourn_shared.signing import PrivateKey, base64url
@@ -39,6 +40,11 @@ class Endpoint:
     @property
     def path(self) -> str:
         return with_ids(self.template)
+
+    @property
+    def for_computers(self) -> bool:
+        """Whether only computers' agents call it."""
+        return declared_roles(self.route.dependant) == frozenset({"computer"})
 
     def __str__(self) -> str:
         return f"{self.method} {self.template}"

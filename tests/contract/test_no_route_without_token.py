@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from sojourn_embedded import openapi
+from sojourn_shared.service.app import bare_app
 from sojourn_shared.service.auth import Caller, declared_roles, mint
 from sojourn_shared.service.routing import Route
 from sojourn_shared.service.testing import ADMIN, TestHouse
@@ -86,7 +87,7 @@ async def test_the_gateways_token_opens(house: TestHouse) -> None:
     streams = {f"GET {API}/audit/stream"}  # has no end
     async with house.client() as admin:
         for endpoint in guarded(house):
-            if str(endpoint) not in streams and declared_roles(endpoint.route.dependant) != {"computer"}:
+            if str(endpoint) not in streams and not endpoint.for_computers:
                 answer = await admin.request(endpoint.method, f"http://service{endpoint.path}")
                 assert answer.status_code != 401, endpoint
 
@@ -99,8 +100,7 @@ async def test_a_caller_without_roles_is_let_in_nowhere(house: TestHouse) -> Non
         token = mint(caller, house.house.name, house.gateway_key, house.clock())
         found = await answers(house, token)
         for endpoint in guarded(house):
-            for_computers = declared_roles(endpoint.route.dependant) == {"computer"}
-            if not (caller is agent and for_computers):
+            if not (caller is agent and endpoint.for_computers):
                 assert is_problem(found[str(endpoint)], 403, "not-permitted"), (caller.kind, endpoint)
 
 
@@ -109,7 +109,7 @@ async def test_an_agent_proves_itself(house: TestHouse) -> None:
     agent = Caller(id=SOME_ID, kind="computer", name="a computer", roles=frozenset())
     async with house.client(agent) as somebody:
         for endpoint in guarded(house):
-            if declared_roles(endpoint.route.dependant) == {"computer"}:
+            if endpoint.for_computers:
                 for body in ({}, {"renewal": "a.b.c"}):
                     answer = await somebody.request(endpoint.method, f"http://service{endpoint.path}", json=body)
                     assert answer.status_code in {401, 404, 422}, endpoint
@@ -119,7 +119,7 @@ async def test_an_agent_proves_itself(house: TestHouse) -> None:
 @pytest.mark.parametrize("name", [*SERVICES, "gateway"])
 def test_every_route_declares_its_roles_and_is_the_frames(name: str) -> None:
     """Below /api/v1 there is no route that the frame does not guard, and beside it only health and metrics."""
-    found = [one for one in endpoints_of(openapi.bare_app(service_named(name))) if one.template.startswith(f"{API}/")]
+    found = [one for one in endpoints_of(bare_app(service_named(name))) if one.template.startswith(f"{API}/")]
     found = [one for one in found if str(one).replace("HEAD", "GET") not in OPEN_AT_THE_GATEWAY]
     assert len(found) >= 5
     for endpoint in found:
@@ -205,7 +205,7 @@ def test_one_document_describes_every_route() -> None:
         if method in openapi.OPERATIONS
     }
     for name in (*SERVICES, "gateway"):
-        for endpoint in endpoints_of(openapi.bare_app(service_named(name))):
+        for endpoint in endpoints_of(bare_app(service_named(name))):
             if endpoint.template.startswith(f"{API}/") and str(endpoint).replace("HEAD", "GET") not in (
                 OPEN_AT_THE_GATEWAY
             ):

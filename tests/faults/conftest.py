@@ -5,9 +5,12 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -31,9 +34,10 @@ class World:
 
     stack: Stack
     admin: Administrator
-    approver: Administrator
+    approver: Administrator | None
     """Somebody else, who decides on what the administrator asks for."""
-    alice: Person | None
+    person: Person | None
+    """An ordinary user of the computer; None without root."""
     promised: set[tuple[str, str, int]] = field(default_factory=set)
     """(kind, id, version) of every change that was answered 2xx."""
     _lines: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +76,44 @@ class World:
             return self.admin.http.get(path).status_code == 200
         except httpx.HTTPError:
             return False
+
+    def all_of(self, path: str) -> list[Any]:
+        """All items of a list, page by page."""
+        items: list[Any] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = self.admin.get(path, limit=200, **cursor)
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = {"cursor": page["next_cursor"]}
+
+    def converges(self, status: str, **where: str) -> None:
+        """The one grant of a policy or request comes to `status`, and the computer confirms it."""
+        confirmed = ("ended" if status == "revoked" else "applied") if AS_ROOT else None
+
+        def there() -> bool:
+            found = self.admin.get("/grants", **where)["items"]
+            return [one["status"] for one in found] == [status] and confirmed in {None, found[0]["delivery"]}
+
+        eventually(there, RECOVERY_SECONDS, f"the grant of {where} is {status} and {confirmed or 'there'}")
+
+    def keeps_checkpoint(self, outside: Path) -> None:
+        """Keep the checkpoint of now in a file outside."""
+        self.settles()
+        outside.write_text(self.admin.http.get("/audit/checkpoint").raise_for_status().text)
+
+    def is_proven(self, since: Path) -> None:
+        """`sojourn audit verify`: every entry is what was signed, and the first ones are those of a kept checkpoint."""
+        ready = self.stack.ready
+        done = subprocess.run(
+            [sys.executable, "-m", "sojourn_cli.main", "audit", "verify", "--since", str(since)],
+            env={**os.environ, "SOJOURN_URL": ready["url"], "SOJOURN_TOKEN": ready["admin_token"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     # --- nothing lost, nothing twice ----------------------------------------------------------------------------------
 
@@ -125,6 +167,16 @@ def kind_of(line: Any) -> str:
 
 def repeated(some: Iterator[Any]) -> dict[Any, int]:
     return {one: count for one, count in Counter(some).items() if count > 1}
+
+
+def with_argument(argument: str, *, uid: int) -> int | None:
+    """The pid of a process of that user whose last argument this is, if there is one."""
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (place / "cmdline").read_bytes().split(b"\0")[:-1]
+            if words[-1:] == [argument.encode()] and words[0].endswith(b"sleep") and place.stat().st_uid == uid:
+                return int(place.name)
+    return None
 
 
 NAMES = (f"number {number}" for number in itertools.count(1))

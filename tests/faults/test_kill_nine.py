@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from sojourn_embedded.demo.stack import eventually
 from sojourn_shared.clock import system_clock
 from sojourn_shared.ids import new_id
 
-from .conftest import ALICE, AS_ROOT, NAMES, RECOVERY_SECONDS, World
+from .conftest import ALICE, AS_ROOT, NAMES, RECOVERY_SECONDS, World, with_argument
 
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="needs root: the agent elevates, for an OS user of this test")
 
@@ -28,8 +26,7 @@ needs_root = pytest.mark.skipif(not AS_ROOT, reason="needs root: the agent eleva
 def first_checkpoint(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger's checkpoint before anything was killed, kept outside."""
     kept = tmp_path_factory.mktemp("outside") / "checkpoint"
-    world.settles()
-    kept.write_text(world.admin.http.get("/audit/checkpoint", headers={"Accept": "text/plain"}).text)
+    world.keeps_checkpoint(kept)
     return kept
 
 
@@ -175,19 +172,8 @@ def test_between_commit_and_publish(world: World, first_checkpoint: Path, servic
         assert {name: found[name] for name in said} == said, path
     for where, status in written.grants.items():
         name, _, value = where.partition("=")
-        converges(world, status, **{name: value})
+        world.converges(status, **{name: value})
     world.is_whole()
-
-
-def converges(world: World, status: str, **where: str) -> None:
-    """The one grant of a policy or request comes to `status`, and the computer confirms it."""
-    confirmed = {"revoked": "ended"}.get(status, "applied") if AS_ROOT else None
-
-    def there() -> bool:
-        found = world.admin.get("/grants", **where)["items"]
-        return [one["status"] for one in found] == [status] and confirmed in {None, found[0]["delivery"]}
-
-    eventually(there, RECOVERY_SECONDS, f"the grant of {where} is {status} and {confirmed or 'there'}")
 
 
 # --- in the middle of a burst -----------------------------------------------------------------------------------------
@@ -215,7 +201,7 @@ def test_in_the_middle_of_a_burst(world: World, first_checkpoint: Path, part: st
         for one in writers:
             one.result()
     world.is_back(part, pid)
-    found = {token["name"]: token["id"] for token in everything(world, "/enrolment-tokens") if burst in token["name"]}
+    found = {token["name"]: token["id"] for token in world.all_of("/enrolment-tokens") if burst in token["name"]}
     assert found == answered
     world.promised |= {("enrolment_token", token_id, 1) for token_id in answered.values()}
     world.is_whole()
@@ -240,35 +226,23 @@ def insistently(client: httpx.Client, key: str) -> Any:
     return eventually(ask, RECOVERY_SECONDS, f"{key} is answered")
 
 
-def everything(world: World, path: str) -> list[Any]:
-    """All items of a list, page by page."""
-    items: list[Any] = []
-    cursor: dict[str, str] = {}
-    while True:
-        page = world.admin.get(path, limit=200, **cursor)
-        items += page["items"]
-        if page["next_cursor"] is None:
-            return items
-        cursor = {"cursor": page["next_cursor"]}
-
-
 # --- the agent --------------------------------------------------------------------------------------------------------
 
 
 @needs_root
 def test_the_keeper_dies_with_reports_that_nobody_has_heard(world: World, first_checkpoint: Path) -> None:
     """With NATS deaf, runs start and end; the keeper is killed: the server hears of each run, once, with its end."""
-    assert world.alice
+    assert world.person
     body = {"users": only(ALICE), "duration": fixed(30), "access": specific(folder("/usr/bin"))}
     policy = world.admin.deploys(next(NAMES), **body)
     grant = world.admin.grant_of(policy)
     with world.deaf("nats"):
         for _ in range(3):
-            assert world.alice.elevate("--", "/usr/bin/id", "-u").stdout == "0\n"
-        with world.alice.elevating("--", "/usr/bin/sleep", "98765") as waiting:
-            sleep = eventually(lambda: child_named("sleep", "98765"), 5, "the elevated sleep runs")
+            assert world.person.elevate("--", "/usr/bin/id", "-u").stdout == "0\n"
+        with world.person.elevating("--", "/usr/bin/sleep", "98765") as waiting:
+            eventually(lambda: with_argument("98765", uid=0), 5, "the elevated sleep runs")
             keeper = world.kills("agent")
-            eventually(lambda: not is_alive(sleep), 5, "the run ends with its keeper")
+            eventually(lambda: not with_argument("98765", uid=0), 5, "the run ends with its keeper")
             assert waiting.wait(10) == 75
     world.is_back("agent", keeper)
 
@@ -283,42 +257,23 @@ def test_the_keeper_dies_with_reports_that_nobody_has_heard(world: World, first_
     world.is_whole()
     told = [line["type"] for line in world.ledger() if line["grant_id"] == grant["id"]]
     assert told.count("elevation.started") == told.count("elevation.ended") == 4
-    assert world.alice.elevate("--", "/usr/bin/id", "-u").stdout == "0\n"
+    assert world.person.elevate("--", "/usr/bin/id", "-u").stdout == "0\n"
 
 
 @needs_root
 def test_a_revoke_reaches_a_keeper_that_was_killed_while_it_came(world: World, first_checkpoint: Path) -> None:
     """Stopped as the revoke is sent, then killed: the new keeper ends the grant, and says so once."""
-    assert world.alice
+    assert world.person
     grant = world.admin.grant_of(a_policy(world))
     keeper = world.stack.pid("agent")
     os.kill(keeper, signal.SIGSTOP)
     world.promise("grant", world.admin.post(f"/grants/{grant['id']}/revoke", {"reason": "while it was deaf"}))
     os.kill(keeper, signal.SIGKILL)
     world.is_back("agent", keeper)
-    converges(world, "revoked", policy_id=grant["policy_id"])
+    world.converges("revoked", policy_id=grant["policy_id"])
     world.is_whole()
     told = [line["type"] for line in world.ledger() if line["grant_id"] == grant["id"]]
     assert told.count("grant.revoked") == told.count("grant.ended") == 1
-
-
-def child_named(name: str, argument: str) -> int | None:
-    """The pid of a process with that name and that last argument, if there is one."""
-    for folder_of in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder_of / "cmdline").read_bytes().split(b"\0")[:-1]
-            if words and words[0].endswith(name.encode()) and words[-1] == argument.encode():
-                return int(folder_of.name)
-        except OSError:
-            continue
-    return None
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # --- after all of it --------------------------------------------------------------------------------------------------
@@ -326,12 +281,4 @@ def is_alive(pid: int) -> bool:
 
 def test_the_ledger_is_proven_from_before_to_after(world: World, first_checkpoint: Path) -> None:
     """By a checkpoint kept outside since before the first kill: every entry is there, and none was exchanged."""
-    ready = world.stack.ready
-    done = subprocess.run(
-        [sys.executable, "-m", "sojourn_cli.main", "audit", "verify", "--since", str(first_checkpoint)],
-        env={**os.environ, "SOJOURN_URL": ready["url"], "SOJOURN_TOKEN": ready["admin_token"]},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    world.is_proven(since=first_checkpoint)
