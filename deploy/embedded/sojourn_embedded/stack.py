@@ -7,6 +7,7 @@ import pwd
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +223,8 @@ class Stack:
         self._say("")
         self._say(f"  console    {ready['url']}")
         self._say(f"  sign in    {ready['sign_in_url']}  (works once)")
+        sojourn = Path(sys.executable).parent / "sojourn"
+        self._say(f"  command    {sojourn} login --url {ready['url']} --token @{self._data.keys}/admin.token")
         if ready["elevate"]:
             socket = "" if self._data.is_default else f"SOJOURN_AGENT_SOCKET={ready['agent_socket']} "
             self._say(f"  elevate    {socket}{ready['elevate']}")
