@@ -17,7 +17,8 @@ from .conftest import SERVICES, SOME_ID, Endpoint, endpoints_of, service_named, 
 
 API = "/api/v1"
 OPEN_AT_A_SERVICE = {"/health/live", "/health/ready", "/metrics"}
-OPEN_AT_THE_GATEWAY = {f"GET {API}/openapi.json"}
+OPEN_AT_THE_GATEWAY = {f"GET {API}/openapi.json", f"GET {API}/docs"}
+"""What everybody may read: how the API is used."""
 OWN_PROOF = {f"POST {API}/computers/{{computer_id}}/{what}" for what in ("credentials", "document")}
 """A computer's agent proves itself in the body of these, and the gateway passes them on."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
