@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from .ports import is_listened_on_by
 from .process import CannotStart, Identity, end, spawn, wait_until
 
 
@@ -65,6 +66,8 @@ class NatsServer:
             end(self.process, signal.SIGTERM, within=10)
 
     def is_ready(self) -> bool:
+        if not is_listened_on_by(self.port, self.identity):
+            return False
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
             return connection.recv(4) == b"INFO"
         return False

@@ -1,11 +1,13 @@
 """The TCP ports of 127.0.0.1 that the parts listen on."""
 
 import contextlib
+import os
 import socket
+import sys
 from pathlib import Path
 
 from .owners import SERVICES
-from .process import CannotStart
+from .process import CannotStart, Identity
 
 NATS_DEFAULT = 4222
 
@@ -38,6 +40,44 @@ def choose_nats_port(remembered: Path, *, any_free: bool) -> int:
     if not any_free and is_free(NATS_DEFAULT):
         return NATS_DEFAULT
     return _free_ports(1)[0]
+
+
+def hold(port: int, owner: Identity) -> socket.socket:
+    """Keep `port` for `owner` while the socket is open: any user may otherwise take it when its part is not there yet,
+    or is just started again, and would be sent what is meant for the part.
+
+    Nobody listens on it by this. The part binds with SO_REUSEPORT, which the kernel allows to the same uid alone.
+    Raises CannotStart.
+    """
+    ours = os.geteuid()
+    os.seteuid(owner.uid)  # a socket belongs to who makes it
+    try:
+        held = socket.socket()
+    finally:
+        os.seteuid(ours)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what lingers of closed connections does not count
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError as error:
+        held.close()
+        raise CannotStart(f"Port {port} of 127.0.0.1 cannot be had: {error.strerror}.") from None
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or whoever sets it too could bind beside us
+    return held
+
+
+def is_listened_on_by(port: int, owner: Identity) -> bool:
+    """Whether it is `owner` who listens on `port`, and not somebody who was quicker."""
+    address = int.from_bytes(socket.inet_aton("127.0.0.1"), sys.byteorder)
+    here = f"{address:08X}:{port:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, _, _, _, uid, *_ = line.split()
+        if (local, state) == (here, _LISTENING):
+            return int(uid) == owner.uid
+    return False
+
+
+_LISTENING = "0A"
 
 
 def is_free(port: int) -> bool:

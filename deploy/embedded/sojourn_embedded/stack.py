@@ -6,6 +6,7 @@ import os
 import pwd
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from .files import write_secret
 from .nats_server import NatsServer
 from .owners import SERVICES, owner_of
 from .parts import Forked, Nursery, Program
-from .ports import choose_nats_port
+from .ports import choose_nats_port, hold
 from .postgres import Postgres
 from .process import CannotStart
 from .supervisor import Supervisor
@@ -48,12 +49,14 @@ class Stack:
         self._say = say
         self._pids: dict[str, Callable[[], int | None]] = {}
         self._ready: dict[str, object] | None = None
+        self._held: list[socket.socket] = []
         self.supervisor = Supervisor(say, self._write_ready_file)
         self.url = f"http://127.0.0.1:{ports['gateway']}"
 
     def bring_up(self) -> None:
         """Return when everything answers, and the ready file says so. Raises CannotStart, and Stopped."""
         data, supervisor = self._data, self.supervisor
+        self._held = [hold(port, owner_of(name)) for name, port in self._ports.items()]
         nursery = Nursery(data.log("nursery"), data.lock)
         nursery.need("up")  # it imports for a second; meanwhile:
         self._start_postgres()
@@ -101,6 +104,8 @@ class Stack:
             (["nats"], signal.SIGTERM, 5),
             (["postgres"], signal.SIGINT, 20),
         )
+        for held in self._held:
+            held.close()
         if self._wishes.ready_file:
             self._wishes.ready_file.unlink(missing_ok=True)
 
@@ -208,6 +213,7 @@ class Stack:
             "SOJOURN_NATS_URL": nats_url,
             "SOJOURN_NATS_CREDS": f"{keys}/{name}.creds",
             "SOJOURN_LISTEN": f"127.0.0.1:{self._ports[name]}",
+            "SOJOURN_LISTEN_HELD": "1",
             "SOJOURN_GATEWAY_KEYS": gateway_key,
             **own[name],
         }
@@ -226,8 +232,8 @@ class Stack:
         sojourn = Path(sys.executable).parent / "sojourn"
         self._say(f"  command    {sojourn} login --url {ready['url']} --token @{self._data.keys}/admin.token")
         if ready["elevate"]:
-            socket = "" if self._data.is_default else f"SOJOURN_AGENT_SOCKET={ready['agent_socket']} "
-            self._say(f"  elevate    {socket}{ready['elevate']}")
+            where = "" if self._data.is_default else f"SOJOURN_AGENT_SOCKET={ready['agent_socket']} "
+            self._say(f"  elevate    {where}{ready['elevate']}")
         if self._wishes.agent and os.geteuid() != 0:
             self._say("  The agent only observes: without root it elevates nothing. For the real thing: sudo make run")
         self._say("  Ctrl-C ends everything.")

@@ -3,12 +3,15 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sojourn_embedded.files import closed_folder, write_public, write_secret
-from sojourn_embedded.ports import choose_nats_port, choose_ports, is_free
+from sojourn_embedded.owners import owner_of
+from sojourn_embedded.ports import choose_nats_port, choose_ports, hold, is_free, is_listened_on_by
 from sojourn_embedded.process import CannotStart, Identity
 
 
@@ -61,6 +64,40 @@ def test_ports_follow_the_first_and_one_in_use_is_named() -> None:
             choose_ports(port)
     assert list(choose_ports(0)) == ["gateway", "policy", "requests", "expiry", "audit"]
     assert len(set(choose_ports(0).values())) == 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users")
+def test_a_held_port_is_its_owners_alone() -> None:
+    """Another user can take it in no way, before the owner listens, meanwhile, and after the owner died."""
+    owner, port = owner_of("gateway"), choose_ports(0)["gateway"]
+
+    def listened(uid: int, *options: int, address: str = "127.0.0.1") -> bool:
+        """Whether a process of `uid` could listen there; it has ended when this returns."""
+        script = (
+            "import socket, sys\nown = socket.socket()\n"
+            f"for option in {list(options)}: own.setsockopt(socket.SOL_SOCKET, option, 1)\n"
+            f"own.bind(({address!r}, {port})); own.listen()"
+        )
+        done = subprocess.run([sys.executable, "-c", script], user=uid, group=uid, capture_output=True, check=False)
+        return done.returncode == 0
+
+    ways = [(), (socket.SO_REUSEADDR,), (socket.SO_REUSEPORT,), (socket.SO_REUSEADDR, socket.SO_REUSEPORT)]
+
+    def taken_by_a_stranger() -> bool:
+        return any(listened(65534, *way, address=address) for way in ways for address in ("127.0.0.1", "0.0.0.0"))
+
+    with hold(port, owner):
+        assert not taken_by_a_stranger()
+        assert not is_listened_on_by(port, owner)
+        assert listened(owner.uid, socket.SO_REUSEPORT)
+        assert not taken_by_a_stranger()
+        with pytest.raises(CannotStart, match=f"Port {port}"):
+            hold(port, owner_of("nats"))
+    with socket.socket() as quicker:
+        quicker.bind(("127.0.0.1", port))
+        quicker.listen()
+        assert not is_listened_on_by(port, owner)
+        assert is_listened_on_by(port, Identity.caller())
 
 
 def test_nats_keeps_the_port_that_agents_were_told(tmp_path: Path) -> None:

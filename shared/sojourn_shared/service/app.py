@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -218,11 +219,20 @@ def serve(service: Service, environ: Mapping[str, str] = os.environ) -> None:
             proxy_headers="FORWARDED_ALLOW_IPS" in environ,  # unset, uvicorn would believe every local user
             timeout_graceful_shutdown=2,  # an open event stream would hold the server for ever
         )
-        await uvicorn.Server(config).serve()
+        held = [_beside_who_holds_it(host, port)] if settings.listen_held else None
+        await uvicorn.Server(config).serve(sockets=held)
 
     gc.freeze()  # what was imported stays; a fork shares its pages
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
+
+
+def _beside_who_holds_it(host: str, port: int) -> socket.socket:
+    """A socket on a port that another socket of the same user is bound to, without listening. Raises OSError."""
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    own.bind((host, port))
+    return own
 
 
 def main(service: Service, arguments: Sequence[str] | None = None) -> None:

@@ -20,6 +20,8 @@ class ServiceSettings(BaseModel):
     """A standard credentials file: the user's JWT and seed."""
     listen: str = "127.0.0.1:8401"
     """host:port"""
+    listen_held: bool = False
+    """Who started this holds the port for it, with SO_REUSEPORT, so that no other user takes it in between."""
     gateway_keys: str = ""
     """Public keys of the gateway, base64url, comma separated: the only ones whose tokens are believed."""
     log: Literal["text", "json"] = "text"
