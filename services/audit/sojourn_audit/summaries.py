@@ -252,6 +252,9 @@ _SENTENCES: Final[dict[str, Callable[[Told], str]]] = {
     "client.deleted": lambda t: f"{t.who} deleted the API client {t.named()}",
     "key.created": lambda t: f"{t.who} created the API key {t.named()}",
     "key.deleted": lambda t: f"{t.who} deleted the API key {t.named()}",
+    "session.link_made": lambda t: (
+        f"{t.who} made a sign-in link for {shown(t.entity.get('account_name')) or 'somebody'}"
+    ),
     "session.signed_in": lambda t: f"{t.who} signed in",
     "session.refused": lambda t: f"A sign-in was refused{t.optional(' from {}', t.entity.get('source'))}{_times(t)}",
     "session.signed_out": lambda t: f"{t.who} signed out",

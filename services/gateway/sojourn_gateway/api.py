@@ -248,6 +248,7 @@ async def create_sign_in_link(account_id: Id, caller: Anyone, tx: TheTx, request
     token = domain.new_secret()
     link = SignInLink(account_id=account.id, expires_at=tx.now + domain.LINK_LIFE, used_at=None)
     await tx.add_link(domain.digest(token), link)
+    tx.say_link_made(account, link)
     url = f"{request.app.state.house.settings.public_url}/sign-in?token={token}"
     return LinkOut(url=url, expires_at=link.expires_at)
 

@@ -269,6 +269,11 @@ class Tx(Transaction):
         values |= {"expires_at": link.expires_at, "used_at": None}
         await self.connection.execute(upsert(sign_in_links).values(values).on_conflict_do_nothing())
 
+    def say_link_made(self, account: Account, link: SignInLink) -> None:
+        """Whoever holds a link can sign in as `account`: the ledger tells who made it."""
+        entity = {"account_id": account.id, "account_name": account.name, "expires_at": rfc3339(link.expires_at)}
+        self.emit("session.link_made", id=account.id, entity=entity, version=None)
+
     async def use_link(self, digest: bytes) -> Account:
         """The account that the link signs in; the link is used by this. Raises BadLink."""
         query = select(sign_in_links).where(sign_in_links.c.digest == digest).with_for_update()

@@ -222,6 +222,8 @@ async def test_an_account_that_is_deleted_is_signed_out(gateway: Gateway) -> Non
     async with gateway.client() as admin, gateway.client(eve.key) as eves:
         assert (await eves.post(f"/accounts/{ben.id}/sign-in-links")).status_code == 403
         link = await admin.post(f"/accounts/{ben.id}/sign-in-links")
+        (made,) = await gateway.at.events("session.link_made")  # who can sign in as ben now stands in the ledger
+        assert (made.data.actor.name, made.data.entity["account_name"]) == ("admin", "ben")
         assert link.status_code == 201
         bens = Browser(gateway)
         await bens.sign_in(link.json()["url"].partition("token=")[2])

@@ -351,6 +351,7 @@ EventType = Literal[
     "client.deleted",
     "key.created",
     "key.deleted",
+    "session.link_made",
     "session.signed_in",
     "session.refused",
     "session.signed_out",
