@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nats as nats_client
 import pytest
 from sqlalchemy import MetaData, text
 
+from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts import events
 from sojourn_shared.ids import new_id
 from sojourn_shared.service import House, Service, ServiceSettings, Transaction
+from sojourn_shared.service.bus import ASKS_AT_ONCE
+from sojourn_shared.service.nats_accounts import Key, agent_jwt
 from sojourn_shared.service.testing import OpenHouse, TestHouse
 
 heard: list[tuple[str, str]] = []
@@ -117,3 +122,34 @@ async def test_what_is_no_event_is_parked_with_its_reason(pair: tuple[TestHouse,
         return len(rows) == 1 and "not an event" in rows[0].reason
 
     await eventually(parked)
+
+
+async def test_a_flood_of_questions_waits_outside(house_of: OpenHouse, nats: Any) -> None:
+    """One computer that asks without end takes no memory here, and everybody is answered once there is room."""
+    free = asyncio.Event()
+
+    async def answer(_computer_id: str, _body: bytes, _house: House) -> bytes:
+        await free.wait()
+        return b"answered"
+
+    computer_id, key = new_id(system_clock()), Key.new("USER")
+    jwt = agent_jwt(nats.agent_issuer.seed, nats.agent_issuer.account, computer_id, key.id, system_clock())
+    options = {"nats_url": nats.url, "nats_creds": nats.creds("expiry")}
+    async with (
+        house_of(replace(service("expiry"), answers={"heartbeat": answer}), **options) as house,
+        house.house.running(),
+    ):
+        await house.house.bus.up.wait()
+        agent = await nats_client.connect(
+            nats.url, user_jwt_cb=jwt.encode, signature_cb=key.sign, inbox_prefix=f"_INBOX_{computer_id}"
+        )
+        ask, before = f"sojourn.agent.{computer_id}.ask.heartbeat", len(asyncio.all_tasks())
+        for _ in range(5 * ASKS_AT_ONCE):
+            await agent.publish(ask, b"{}", reply=f"_INBOX_{computer_id}.nobody")
+        await agent.flush()
+        await eventually(lambda: len(asyncio.all_tasks()) >= before + ASKS_AT_ONCE)
+        await asyncio.sleep(0.2)  # what would come too many would come now
+        assert len(asyncio.all_tasks()) < before + ASKS_AT_ONCE + 20
+        free.set()
+        assert (await agent.request(ask, b"{}", timeout=5)).data == b"answered"
+        await agent.close()

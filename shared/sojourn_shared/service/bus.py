@@ -114,22 +114,26 @@ class Bus:
 
     def _answering(self, client: Client, answering: Answering) -> Callable[[Msg], Awaitable[None]]:
         async def answer(message: Msg) -> None:
-            async with self._room:
-                try:
-                    body = await answering(message.subject.split(".")[2], message.data)
-                except Exception as error:
-                    log.error("a question failed", subject=message.subject, exc_info=error)
-                    return
-                if body is not None and message.reply:
-                    # not msg.respond(): that would send the question's headers back
-                    await client.publish(message.reply, body)
+            try:
+                body = await answering(message.subject.split(".")[2], message.data)
+            except Exception as error:
+                log.error("a question failed", subject=message.subject, exc_info=error)
+                return
+            if body is not None and message.reply:
+                # not msg.respond(): that would send the question's headers back
+                await client.publish(message.reply, body)
 
         async def start(message: Msg) -> None:
+            await self._room.acquire()  # the next ones wait in the subscription, which holds so many and no more
             task = asyncio.create_task(answer(message))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._answered)
 
         return start
+
+    def _answered(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._room.release()
 
     async def publish(self, subject: str, body: bytes, message_id: str) -> None:
         """Publish to a stream; returns when it is stored. Raises BusGone or what NATS says."""
