@@ -67,6 +67,8 @@ class Heading:
                 message.setdefault("headers", [])
                 headers = MutableHeaders(raw=message["headers"])
                 headers.update(SECURITY)
+                if request.url.path.startswith(f"{API}/"):
+                    headers.setdefault("Cache-Control", "no-store")  # who may read it changes from call to call
                 if request.app.state.house.settings.is_https:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
                 if (rate := getattr(request.state, "rate", None)) is not None:

@@ -107,6 +107,7 @@ async def test_answers_come_back_as_they_were(gateway: Gateway) -> None:
     assert (made.status_code, made.json(), made.headers["etag"]) == (201, {"id": "x"}, '"1"')
     assert made.headers["location"] == "/api/v1/policies/x"
     assert "keep-alive" not in made.headers
+    assert {one.headers["cache-control"] for one in (made, missing, gone)} == {"no-store"}
     assert len(made.headers.get_list("x-request-id")) == 1
     assert made.headers["x-request-id"] != "other"
     assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
