@@ -8,12 +8,13 @@ from typing import Any
 
 import nats as nats_client
 import pytest
+from nats.aio.client import Client
 from sqlalchemy import MetaData, text
 
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts import events
 from sojourn_shared.ids import new_id
-from sojourn_shared.service import House, Service, ServiceSettings, Transaction
+from sojourn_shared.service import House, Park, Service, ServiceSettings, Transaction, inbox
 from sojourn_shared.service.bus import ASKS_AT_ONCE
 from sojourn_shared.service.nats_accounts import Key, agent_jwt
 from sojourn_shared.service.testing import OpenHouse, TestHouse
@@ -124,6 +125,42 @@ async def test_what_is_no_event_is_parked_with_its_reason(pair: tuple[TestHouse,
     await eventually(parked)
 
 
+async def link_of(nats: Any, computer_id: str) -> Client:
+    """A connection with the credential of that computer's link."""
+    key, issuer = Key.new("USER"), nats.agent_issuer
+    jwt = agent_jwt(issuer.seed, issuer.account, computer_id, key.id, system_clock())
+    return await nats_client.connect(
+        nats.url, user_jwt_cb=jwt.encode, signature_cb=key.sign, inbox_prefix=f"_INBOX_{computer_id}"
+    )
+
+
+async def test_what_one_computer_forges_fills_no_table(house_of: OpenHouse, nats: Any) -> None:
+    """Reports that its keeper never signed are set aside only so far; the next honest one is taken."""
+    computer_id = new_id(system_clock())
+    taken: list[bytes] = []
+
+    async def take(_computer_id: str, body: bytes, _tx: Transaction) -> None:
+        if body.startswith(b"forged"):
+            raise Park("signed by nobody")
+        taken.append(body)
+
+    options = {"nats_url": nats.url, "nats_creds": nats.creds("expiry")}
+    async with (
+        house_of(replace(service("expiry"), takes={"refused": take}), **options) as house,
+        house.house.running(),
+    ):
+        agent = await link_of(nats, computer_id)
+        subject = f"sojourn.agent.{computer_id}.report.refused"
+        for number in range(inbox.PARKED_OF_ONE + 20):
+            await agent.jetstream().publish(subject, b"forged %d" % number)
+        await agent.jetstream().publish(subject, b"true")
+        await eventually(lambda: taken == [b"true"], 20)
+        async with house.house.database.begin() as connection:
+            kept = (await connection.execute(text("SELECT count(*) FROM parked"))).scalar_one()
+        assert kept == inbox.PARKED_OF_ONE
+        await agent.close()
+
+
 async def test_a_flood_of_questions_waits_outside(house_of: OpenHouse, nats: Any) -> None:
     """One computer that asks without end takes no memory here, and everybody is answered once there is room."""
     free = asyncio.Event()
@@ -132,17 +169,14 @@ async def test_a_flood_of_questions_waits_outside(house_of: OpenHouse, nats: Any
         await free.wait()
         return b"answered"
 
-    computer_id, key = new_id(system_clock()), Key.new("USER")
-    jwt = agent_jwt(nats.agent_issuer.seed, nats.agent_issuer.account, computer_id, key.id, system_clock())
+    computer_id = new_id(system_clock())
     options = {"nats_url": nats.url, "nats_creds": nats.creds("expiry")}
     async with (
         house_of(replace(service("expiry"), answers={"heartbeat": answer}), **options) as house,
         house.house.running(),
     ):
         await house.house.bus.up.wait()
-        agent = await nats_client.connect(
-            nats.url, user_jwt_cb=jwt.encode, signature_cb=key.sign, inbox_prefix=f"_INBOX_{computer_id}"
-        )
+        agent = await link_of(nats, computer_id)
         ask, before = f"sojourn.agent.{computer_id}.ask.heartbeat", len(asyncio.all_tasks())
         for _ in range(5 * ASKS_AT_ONCE):
             await agent.publish(ask, b"{}", reply=f"_INBOX_{computer_id}.nobody")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TRIES = 10
+PARKED_OF_ONE = 100  # messages kept of one subject: enough to see what is wrong, and no disk is filled with the rest
 DATABASE_RETRY_SECONDS = 1.0
 
 EventHandler = Callable[[Event, Any], Awaitable[None]]
@@ -126,13 +127,18 @@ async def _handle(house: "House", message: Msg, act: Callable[[str, bytes], Awai
 
 
 async def park(house: "House", message: Msg, reason: str) -> None:
-    """Set a message aside, with its reason; it is counted in the metrics and in the log."""
+    """Set a message aside, with its reason; it is counted in the metrics and in the log.
+
+    Of one subject only so many are kept: whoever holds the credential of one computer's link can send what its keeper
+    never signed as fast as the network carries it.
+    """
     log.error("parked", subject=message.subject, reason=reason)
     async with house.database.begin() as connection:
         await connection.execute(
             text(
                 "INSERT INTO parked (subject, body, reason, tries, parked_at) "
-                "VALUES (:subject, :body, :reason, :tries, :now)"
+                "SELECT :subject, :body, :reason, :tries, :now "
+                "WHERE (SELECT count(*) FROM parked WHERE subject = :subject) < :most"
             ),
             {
                 "subject": message.subject,
@@ -140,6 +146,7 @@ async def park(house: "House", message: Msg, reason: str) -> None:
                 "reason": reason,
                 "tries": message.metadata.num_delivered,
                 "now": house.clock(),
+                "most": PARKED_OF_ONE,
             },
         )
     await message.ack()
