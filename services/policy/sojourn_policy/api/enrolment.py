@@ -130,7 +130,7 @@ class EnrolmentIn(Model):
     agent_version: Name
     link_public_key: Annotated[str, AfterValidator(_user_key)]
     keeper_public_key: Annotated[str, AfterValidator(_public_key)]
-    guarantees: Annotated[dict[Name, ComputerGuarantee], Field(max_length=64)] = Field(default_factory=dict)
+    guarantees: Annotated[dict[Name, ComputerGuarantee], Field(max_length=16)] = Field(default_factory=dict)
 
     @property
     def enrolment(self) -> Enrolment:

@@ -50,7 +50,7 @@ class ComputerGuarantee(events.Model):
     """What a computer can really do, found by doing it; `why` is a sentence."""
 
     word: Literal["enforced", "best effort", "observed only", "absent"]
-    why: Annotated[str, StringConstraints(max_length=2000)]
+    why: Annotated[str, StringConstraints(max_length=400)]  # every grant of the computer shows it: a list has 500
 
 
 class ComputerPlatform(events.Model):
