@@ -21,6 +21,9 @@ SECURE_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/s
 """Where a bare name is looked for, and what PATH is inside; a folder that others can write to is left out."""
 
 _F_SETLEASE = 1024
+_MEDIA = ("/media/", "/run/media/")
+_LINKS = 40
+"""On one way; the kernel follows no more either."""
 _SETTLED_AFTER = 2.0
 """Seconds; a file changed later than that may change again within one tick of its time stamps: not cached."""
 
@@ -98,15 +101,15 @@ def _judged(name: str, cwd: int, fd: int, *, hidden: bool, cache: Cache, opened:
     leased = [fd] if _leases(fd, path) else []
     script = os.pread(fd, 2, 0) == b"#!"
     if script:
-        interpreter_fd = _interpreter(fd, path)
+        interpreter_fd, named = _interpreter(fd, path)
         opened.callback(os.close, interpreter_fd)
-        interpreter = _real_path(interpreter_fd)
-        leased += [interpreter_fd] if _leases(interpreter_fd, interpreter) else []
-        writable = writable or first_writable(interpreter)
+        leased += [interpreter_fd] if _leases(interpreter_fd, _real_path(interpreter_fd)) else []
+        # The kernel looks the name up again, and interpreters look beside it for what they load.
+        writable = writable or first_writable_on_way(named)
     application, key = _facts(fd, path, trusted=writable is None, cache=cache)
     return Judged(
         fd=fd,
-        name=name if _is_systems_name(name, cwd, path) else path,
+        name=name if _is_systems_name(name, cwd) else path,
         application=application,
         key=key,
         leased=tuple(leased),
@@ -122,14 +125,37 @@ def first_writable(path: str) -> str | None:
     An access list's entries show in the group bits (its mask), so they count too.
     """
     foreign = _mounted_by_users()
-    for part in _parts(path):
+    return next((part for part in _parts(path) if _is_writable(part, foreign)), None)
+
+
+def first_writable_on_way(name: str) -> str | None:
+    """The same for an absolute name and everything that leads from it to the file, links included."""
+    foreign = _mounted_by_users()
+    at, rest, links = "/", name.split("/")[::-1], 0
+    while rest:
+        if _is_writable(at, foreign):
+            return at
+        match rest.pop():
+            case "" | ".":
+                continue
+            case "..":
+                at = os.path.dirname(at)
+                continue
+            case part:
+                here = os.path.join(at, part)
         try:
-            status = os.lstat(part)
+            status = os.lstat(here)
+            target = os.readlink(here) if stat.S_ISLNK(status.st_mode) else None
         except OSError:
-            return part
-        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_dev in foreign:
-            return part
-    return None
+            return here
+        if target is None:
+            at = here
+        elif status.st_uid != 0 or (links := links + 1) > _LINKS:
+            return here
+        else:
+            rest += target.split("/")[::-1]
+            at = "/" if target.startswith("/") else at
+    return at if _is_writable(at, foreign) else None
 
 
 def lease_broken() -> bool:
@@ -167,21 +193,13 @@ def _open(name: str, place: int) -> int:
         raise NotJudged(126, "not-executable", f"{name} cannot be opened: {error.strerror}") from None
 
 
-def _is_systems_name(name: str, cwd: int, path: str) -> bool:
-    """Whether the program may be called what the caller typed: programs such as busybox do what their name says.
+def _is_systems_name(name: str, cwd: int) -> bool:
+    """Whether the program may be called what the caller typed, because root alone made all that leads there.
 
-    Its own name always; the name of a link only if root alone can make links there.
+    Programs such as busybox do what their name says, and interpreters load what lies beside it: a link in a folder of
+    the caller's would bring both.
     """
-    if "/" not in name or os.path.basename(name) == os.path.basename(path):
-        return True
-    try:
-        folder = os.open(os.path.dirname(name) or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=cwd)
-    except OSError:
-        return False
-    try:
-        return first_writable(os.readlink(f"/proc/self/fd/{folder}")) is None
-    finally:
-        os.close(folder)
+    return "/" not in name or first_writable_on_way(os.path.join(os.readlink(f"/proc/self/fd/{cwd}"), name)) is None
 
 
 def _place_as(name: str, cwd: int, caller: Caller) -> tuple[int, bool]:
@@ -269,8 +287,8 @@ def _leases(fd: int, path: str) -> bool:
     return True
 
 
-def _interpreter(fd: int, path: str) -> int:
-    """A descriptor of what `#!` names. Raises NotJudged."""
+def _interpreter(fd: int, path: str) -> tuple[int, str]:
+    """A descriptor of what `#!` names, and that name. Raises NotJudged."""
     line = os.pread(fd, 256, 0)[2:].split(b"\n", 1)[0].strip(b" \t\r")
     words = line.split(None, 1)
     if not words or not words[0].startswith(b"/") or b"\0" in words[0]:
@@ -289,7 +307,7 @@ def _interpreter(fd: int, path: str) -> int:
     if os.pread(interpreter, 2, 0) == b"#!":
         os.close(interpreter)
         raise NotJudged(126, "not-executable", f"{path}: its interpreter {name} is a script itself")
-    return interpreter
+    return interpreter, name
 
 
 # --- facts and trust --------------------------------------------------------------------------------------------------
@@ -317,18 +335,44 @@ def _parts(path: str) -> Iterator[str]:
     yield path
 
 
+def _is_writable(part: str, foreign: frozenset[int]) -> bool:
+    """Whether somebody but root can change this folder or file, or it cannot be seen."""
+    try:
+        status = os.lstat(part)
+    except OSError:
+        return True
+    return status.st_uid != 0 or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) or status.st_dev in foreign
+
+
 def _mounted_by_users() -> frozenset[int]:
-    """The devices of FUSE file systems of ordinary users: those may call their files root's."""
-    devices = set()
+    """The devices of file systems that ordinary users bring: their FUSE ones, and what a desktop mounts for them
+    (a stick, an image). On those, files may say that they are root's, whoever wrote them."""
+    devices, helped = set(), _mounted_with_help()
     with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
         for line in mounts:
-            if " - fuse" not in line:
-                continue
             fields, _, rest = line.strip().partition(" - ")
-            if "user_id=0" not in rest.rpartition(" ")[2].split(","):
-                major, minor = fields.split(" ", 3)[2].split(":")
+            _, _, device, _, place, options, *_ = fields.split(" ")
+            is_users_fuse = rest.startswith("fuse") and "user_id=0" not in rest.rpartition(" ")[2].split(",")
+            is_medium = place.startswith(_MEDIA) and "nosuid" in options.split(",")
+            if is_users_fuse or is_medium or place in helped:
+                major, minor = device.split(":")
                 devices.add(os.makedev(int(major), int(minor)))
     return frozenset(devices)
+
+
+def _mounted_with_help() -> frozenset[str]:
+    """Where something was mounted for a user who is not root, as libmount notes it."""
+    try:
+        with open("/run/mount/utab", encoding="utf-8", errors="replace") as table:
+            lines = [line.split() for line in table]
+    except OSError:
+        return frozenset()
+    mounts = [dict(word.partition("=")[::2] for word in words) for words in lines]
+    return frozenset(
+        mount.get("TARGET", "")
+        for mount in mounts
+        if any(option.startswith(("uhelper=", "user=")) for option in mount.get("OPTS", "").split(","))
+    )
 
 
 def _kind(mode: int) -> str:
