@@ -5,6 +5,7 @@ touches relayed bytes: those move in threads of their own, so that a caller who 
 """
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import re
@@ -396,10 +397,23 @@ def _execute(order: Order, judged: Judged, terminal: Terminal, trouble: int) -> 
     resource.setrlimit(resource.RLIMIT_NOFILE, order.nofile)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("0")
+    _default_signals()
+    os.execve(program, [judged.name, *order.hello.argv[1:]], env)  # noqa: S606 - there is no shell, on purpose
+
+
+def _default_signals() -> None:
+    """Every disposition and the mask. The C library keeps 32 and 33 to itself; whoever started the agent may still
+    have had them ignored, and what is ignored stays so through every exec: the kernel is asked directly."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
+    if (sigaction := _RT_SIGACTION.get(os.uname().machine)) is not None:
+        default = (ctypes.c_ulong * 4)()  # SIG_DFL, no flags, no restorer, an empty mask of 8 bytes
+        for hidden in (32, 33):
+            ctypes.CDLL(None).syscall(sigaction, hidden, default, None, ctypes.c_size_t(8))
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    os.execve(program, [judged.name, *order.hello.argv[1:]], env)  # noqa: S606 - there is no shell, on purpose
+
+
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134}
 
 
 def _source(fd: int, terminal: Terminal) -> int:
@@ -424,6 +438,4 @@ def _send(to: socket.socket, packet: ToClient | FromWarden) -> None:
 
 def _be_subreaper() -> None:
     """Without a cgroup: processes whose parents are gone become children of the warden, where they are found."""
-    import ctypes  # noqa: PLC0415 - only where there is no cgroup
-
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
