@@ -59,6 +59,7 @@ class Bus:
                 await self._connect(client, closed)
             except (OSError, nats.errors.Error, TimeoutError) as error:
                 log.warning("nats unavailable", url=self._url, error=str(error) or repr(error))
+                await _close(client)  # a refused login leaves its socket open
                 await asyncio.sleep(RECONNECT_SECONDS * 4)
                 continue
             try:

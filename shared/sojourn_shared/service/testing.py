@@ -27,6 +27,7 @@ from .database import migrate
 from .schema import FRAME
 from .transaction import new_trace
 
+NO_NATS = "nats://127.0.0.1:9"  # nobody listens there: a test never meets the NATS of somebody else
 START = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 ADMIN = Caller(
     id="01930000-0000-7000-8000-00000000000a",
@@ -144,7 +145,7 @@ def house_of(postgres_url: str) -> OpenHouse:
         clock = clock or ManualClock(START)
         gateway_key = PrivateKey.generate()
         async with fresh_database(postgres_url) as url:
-            values = {"database_url": url, "gateway_keys": gateway_key.public.text, **settings}
+            values = {"database_url": url, "gateway_keys": gateway_key.public.text, "nats_url": NO_NATS, **settings}
             house = House(service, service.settings.model_validate(values), clock)
             try:
                 await migrate(house.database, service.migrations)
