@@ -104,8 +104,8 @@ def done(keeper: "Keeper", person: Person, target: str | None) -> Told:
 
 def cancel(keeper: "Keeper", person: Person, target: str | None) -> Told:
     """Cancel a request made by this person on this computer."""
-    known = keeper.spool.requests(known_as=target) if target else []
-    if not any(asked.uid == person.uid for asked in known):
+    known = keeper.spool.requests(uid=person.uid, known_as=target) if target else []
+    if not known:
         return Told(exit=77, lines=[f"you made no request {target or ''} on this computer (elevate --status)"])
     waiting = [asked for asked in known if asked.status in ("pending", "approved")]
     if not waiting:

@@ -9,12 +9,16 @@ from sojourn_shared.contracts.wire import Application, RefusedReport
 
 from .loop import Loop
 from .names import Person
-from .runs import shortened
-from .spool import Spool
+from .runs import cut, shortened
+from .spool import Spool, TooLong
 
 log = logging.getLogger("sojourn.keeper")
 
 _MINUTE = 60.0
+_NAMELESS = -1
+"""All user ids without a name count as one: whoever may make user namespaces has tens of thousands."""
+_DETAIL = 4000
+"""Bytes in JSON of the sentence that the person read."""
 
 
 @dataclass
@@ -37,22 +41,23 @@ class Refusals:
 
     def add(self, person: Person, application: Application, reason: str, detail: str) -> None:
         """`reason`: a code; `detail`: the sentence that the person read."""
-        said = _Last(person, shortened(application), reason, detail, 1)
-        if person.uid not in self._minute:
-            self._minute[person.uid] = None
-            self._loop.after(_MINUTE, lambda: self._over(person.uid))
+        said = _Last(person, shortened(application), reason, cut(detail, _DETAIL), 1)
+        who = person.uid if person.why_unnamed is None else _NAMELESS
+        if who not in self._minute:
+            self._minute[who] = None
+            self._loop.after(_MINUTE, lambda: self._over(who))
             self._report(said)
             return
-        if (last := self._minute[person.uid]) is not None:
+        if (last := self._minute[who]) is not None:
             said.count += last.count
-        self._minute[person.uid] = said
+        self._minute[who] = said
 
-    def _over(self, uid: int) -> None:
-        if (last := self._minute[uid]) is None:
-            del self._minute[uid]
+    def _over(self, who: int) -> None:
+        if (last := self._minute[who]) is None:
+            del self._minute[who]
             return
-        self._minute[uid] = None
-        self._loop.after(_MINUTE, lambda: self._over(uid))
+        self._minute[who] = None
+        self._loop.after(_MINUTE, lambda: self._over(who))
         self._report(last)
 
     def _report(self, last: _Last) -> None:
@@ -68,7 +73,7 @@ class Refusals:
                     detail=last.detail,
                     count=last.count,
                 )
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TooLong) as error:
             log.error("a refusal cannot be recorded: %s", error)
             return
         self._on_stored()

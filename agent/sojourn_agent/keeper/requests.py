@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,9 @@ log = logging.getLogger("sojourn.keeper")
 
 
 _PENDING = 20
-"""Of one user. The server has its own limit; this one keeps a loop without network from filling the spool."""
+_HOUR = timedelta(hours=1)
+"""Of one user: waiting at a time, and cancelled within an hour. The server has its own limit; these keep a loop without
+network from filling the spool, which would end new elevations for everybody."""
 
 
 class TooMany(Exception):
@@ -38,8 +41,11 @@ class Requests:
     def make(self, person: Person, application: Application, reason: Reason, *, once: bool) -> Asked:
         """Number, sign and store a request. Raises TooMany, sqlite3.Error, TooLong."""
         spool, now = self._keeper.spool, self._keeper.now()
-        if sum(asked.status == "pending" for asked in spool.requests(uid=person.uid)) >= _PENDING:
+        made = spool.requests(uid=person.uid)
+        if sum(asked.status == "pending" for asked in made) >= _PENDING:
             raise TooMany(f"{_PENDING} requests of yours wait already: cancel one (elevate --status lists them)")
+        if sum(asked.status == "cancelled" and asked.asked_at > now - _HOUR for asked in made) >= _PENDING:
+            raise TooMany(f"you cancelled {_PENDING} requests in an hour: wait a while before you ask again")
         asked = Asked(
             request_id=new_id(now),
             uid=person.uid,

@@ -14,7 +14,7 @@ import msgspec
 
 from sojourn_agent.packets import Deadline, Finish, Found, FromWarden, Go, Over, Tell
 from sojourn_shared.clock import Clock, boottime
-from sojourn_shared.contracts.wire import Application, Cause, EndedProcess, EndedRun, MovedReport, StartedReport
+from sojourn_shared.contracts.wire import Application, Cause, EndedProcess, EndedRun, MovedReport, StartedReport, encode
 
 from .children import ask
 from .cover import NEVER_USED, Covered
@@ -273,20 +273,29 @@ def _last_word(run: Run) -> Finish:
     return Finish(exit=75 if run.cause == "agent_died" else 124, why=f"{run.why}{tail}")
 
 
+_CUT = "… (cut)"
 _LONG = 8000
-"""Characters of arguments that go into a report of a run or a refusal; the rest is cut, and said to be."""
+"""Bytes in JSON of all arguments that go into a report of a run or a refusal; the rest is cut, and said to be."""
 
 
 def shortened(application: Application) -> Application:
-    """The same facts with arguments that fit into a report."""
+    """The same facts with texts that fit into a report."""
     arguments, left = [], _LONG
     for argument in application.arguments or []:
-        if len(argument) > left:
-            arguments.append(argument[:left] + "… (cut)")
+        if (size := len(encode(argument)) + 1) > left:
+            arguments.append(argument[: left // 6] + _CUT)
             break
         arguments.append(argument)
-        left -= len(argument) + 4
-    return msgspec.structs.replace(application, arguments=arguments)
+        left -= size
+    folder = application.working_directory
+    return msgspec.structs.replace(
+        application, arguments=arguments, working_directory=None if folder is None else cut(folder, _LONG // 2)
+    )
+
+
+def cut(text: str, most: int) -> str:
+    """`text`, or as much of it as surely takes `most` bytes in JSON, where one character may become six."""
+    return text if len(encode(text)) <= most else text[: most // 6] + _CUT
 
 
 def _needless(covered: Covered) -> set[int]:

@@ -1,0 +1,104 @@
+"""Attacks of an unprivileged user on what all users of a computer share: the keeper's loop, its spool (as root)."""
+
+import array
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sojourn_agent.testing import Computer, a_computer, eventually, os_user
+from sojourn_shared.contracts import wire
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root elevates, and only root is another user"),
+]
+MALLORY, BOB = 64_002, 64_001
+
+
+@pytest.fixture
+def computer() -> Iterator[Computer]:
+    with a_computer() as computer:
+        yield computer
+
+
+def as_user(uid: int, act: Any) -> int:
+    """`act` in a child with another user's rights; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            status = int(act() or 0)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def says(computer: Computer, body: dict[str, Any], *descriptors: int, seconds: float = 5) -> dict[str, Any]:
+    """What the agent answers to a caller of one's own making."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+        caller.settimeout(seconds)
+        caller.connect(str(computer.config.socket))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        caller.sendmsg([json.dumps({"v": 1} | body).encode()], rights)
+        answer: dict[str, Any] = json.loads(caller.recv(65536))
+        return answer
+
+
+def run(computer: Computer, body: dict[str, Any], folder: int | None = None) -> dict[str, Any]:
+    null = os.open("/dev/null", os.O_RDWR)
+    where = os.open("/", os.O_PATH | os.O_DIRECTORY) if folder is None else folder
+    return says(computer, {"op": "run", "argv": ["/usr/bin/id"], "no_wait": True} | body, null, null, null, where)
+
+
+# --- reports: every refusal is answered and told, and no loop fills the spool -----------------------------------------
+
+
+def test_17_a_refusal_that_is_long_in_json_is_answered_and_reported(computer: Computer) -> None:
+    """Control characters take six bytes each there, in arguments and in the names of folders."""
+    top = Path(tempfile.mkdtemp(prefix="sojourn-deep-"))
+    folder = os.open(top, os.O_PATH | os.O_DIRECTORY)
+    top.chmod(0o755)
+    for _ in range(14):
+        os.mkdir("\x01" * 250, dir_fd=folder)
+        folder = os.open("\x01" * 250, os.O_PATH | os.O_DIRECTORY, dir_fd=folder)
+    try:
+        told = {"argv": ["/usr/bin/id", "\x01" * 9000]}
+        assert as_user(MALLORY, lambda: run(computer, told, folder)["exit"] != 77) == 0
+    finally:
+        os.close(folder)
+        shutil.rmtree(top)
+    refused = eventually(lambda: computer.server.of_kind(wire.RefusedReport))[0]
+    assert refused.application.path == os.path.realpath("/usr/bin/id")
+
+
+def test_17_many_nameless_users_are_refused_in_one_report(computer: Computer) -> None:
+    """Who may make user namespaces has 65,536 user ids: a report for each would fill the spool in minutes."""
+    for uid in range(200_000, 200_010):
+        assert as_user(uid, lambda: run(computer, {})["exit"] != 77) == 0
+    eventually(lambda: computer.server.of_kind(wire.RefusedReport))
+    assert len(computer.server.of_kind(wire.RefusedReport)) == 1
+
+
+def test_17_asking_and_cancelling_in_a_loop_does_not_fill_the_spool(computer: Computer) -> None:
+    """A person has changed their mind twenty times in an hour: then they wait."""
+    with os_user("sojloop") as (_, uid):
+
+        def loop() -> int:
+            for number in range(40):
+                told = run(computer, {"argv": ["/usr/bin/id", str(number)], "because": "x", "minutes": 5})
+                if told["type"] == "refused":
+                    return 0 if (told["exit"], number) == (78, 20) else 1
+                assert says(computer, {"op": "cancel", "target": told["request_id"]})["exit"] == 0
+            return 1
+
+        assert as_user(uid, loop) == 0
