@@ -188,10 +188,10 @@ async def note_pushed(house: House, documents: Sequence[Signed]) -> None:
         await connection.execute(
             text(
                 "UPDATE computers c SET pushed_version = p.version FROM "
-                "(SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:versions AS bigint[])) AS p (id, version) "
-                "ORDER BY id) p WHERE c.id = p.id AND c.pushed_version < p.version"
+                "(SELECT id, CAST(version AS bigint) FROM unnest(CAST(:ids AS text[]), CAST(:versions AS text[])) "
+                "AS p (id, version) ORDER BY id) p WHERE c.id = p.id AND c.pushed_version < p.version"
             ),
-            {"ids": list(versions), "versions": list(versions.values())},
+            {"ids": list(versions), "versions": [str(one) for one in versions.values()]},
         )
 
 
