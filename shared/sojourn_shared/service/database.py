@@ -2,22 +2,24 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import structlog
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 log = structlog.get_logger(__name__)
 
 WAKE_CHANNEL = "sojourn_wake"
+POOL_SIZE = 8
+FEWEST = 2
+LATELY_SECONDS = 0.5
 _MIGRATION_LOCK = 0x50_4A_52_4E  # any number that all replicas share
 
 
@@ -37,17 +39,45 @@ class Wake:
         self._event.clear()
 
 
+class AsNeeded(AsyncAdaptedQueuePool):
+    """Keeps as many connections as were in use at once lately, or FEWEST: each is a process of 2 to 5 MiB there.
+
+    They stay for as long as a burst lasts, because a new one takes as long as ten short transactions.
+    """
+
+    _most = _most_before = 0
+    _since = 0.0
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        record = super()._do_get()
+        self._most = max(self._most, self.checkedout())
+        return record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if (now := time.monotonic()) > self._since + LATELY_SECONDS:
+            self._most_before, self._most, self._since = self._most, self.checkedout(), now
+        if self.checkedin() + self.checkedout() <= max(FEWEST, self._most, self._most_before):
+            super()._do_return_conn(record)
+            return
+        try:
+            record.close()
+        finally:
+            self._dec_overflow()
+
+
 class Database:
     """A pool of connections to one database, and one more that listens."""
 
-    def __init__(self, url: str, *, application_name: str, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, application_name: str) -> None:
         """`url` is `postgresql://role:password@host:port/database`."""
         parsed = make_url(url)
         self._dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
         self.engine: AsyncEngine = create_async_engine(
             parsed.set(drivername="postgresql+asyncpg"),
-            pool_size=pool_size,
-            max_overflow=pool_size,
+            poolclass=AsNeeded,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
+            pool_use_lifo=True,  # the one that was used last: its plans and catalogs are warm
             pool_timeout=5,
             pool_pre_ping=False,
             connect_args={"server_settings": {"application_name": application_name, "timezone": "UTC"}},
@@ -113,6 +143,10 @@ def _is_newest(connection: Connection, migrations: Path) -> bool:
 
 
 def _upgrade(connection: Connection, migrations: Path) -> None:
+    from alembic.config import Config  # noqa: PLC0415 - needed at the first start of a version, and by no other
+    from alembic.runtime.environment import EnvironmentContext  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(migrations))
     config.set_main_option("version_locations", str(migrations))
