@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+import sojourn_embedded.unneeded  # noqa: F401 - before what would load them
 from sojourn_shared.service import BadSettings, serve
 
 from . import prepare
@@ -24,9 +25,10 @@ from .process import CannotStart, Identity, call_this_process, die_with
 
 # Imported at first use, which would be once in each service.
 _LATE = (
+    "anyio._backends._asyncio",
     "encodings.idna",
-    "pydantic.v1",
-    "alembic.op",
+    "fastapi.telemetry._runtime",
+    "httpcore",
     "uvicorn.lifespan.on",
     "uvicorn.protocols.http.httptools_impl",
     "uvicorn.protocols.websockets.auto",

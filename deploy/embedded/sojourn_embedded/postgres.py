@@ -21,7 +21,7 @@ SUPERUSER = "postgres"
 # One machine, at most a few dozen connections. No replication, so no more WAL than crash recovery needs.
 _SETTINGS = {
     "max_connections": "100",
-    "shared_buffers": "16MB",  # the rest is the system's cache, which counts for nobody
+    "shared_buffers": "8MB",  # the rest is the system's cache, which counts for nobody
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_logical_replication_workers": "0",
