@@ -15,6 +15,8 @@ from rich.text import Text
 
 from sojourn_shared.clock import system_clock
 
+from .client import Refused
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers it.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
 
@@ -68,6 +70,17 @@ def print_fields(fields: Iterable[tuple[str, Any]]) -> None:
 def say(sentence: str) -> None:
     """A sentence for people, on standard error, so that standard output stays for programs."""
     sys.stderr.write(f"{plain(sentence)}\n")
+
+
+def confirm(question: str) -> None:
+    """Go on only after a yes. Raises Refused."""
+    try:
+        said = typer.confirm(question, err=True)
+    except typer.Abort:
+        say("")
+        raise Refused("nothing was done: nobody said yes; --yes does not ask") from None
+    if not said:
+        raise Refused("nothing was done")
 
 
 def plain(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sojourn_cli.client import Client
-from sojourn_cli.output import Json, Limit, print_fields, print_json, print_table, say, when
+from sojourn_cli.output import Json, Limit, confirm, print_fields, print_json, print_table, say, when
 from sojourn_cli.resolve import computer_id
 from sojourn_shared.clock import rfc3339, system_clock
 
@@ -46,8 +46,10 @@ def list_computers(
 
 
 @app.command()
-def show(computer: Annotated[str, typer.Argument(help="Its name or id.")], json: Json = False) -> None:
-    """Show one computer: what it can promise, who has standing rights, what it holds and runs.
+def show(
+    computer: Annotated[str, typer.Argument(metavar="COMPUTER", help="Its name or id.")], json: Json = False
+) -> None:
+    """Show one computer and what it can promise. Also who is root there anyway, what it holds and runs.
 
     Example: sojourn computers show desk-12
     """
@@ -78,7 +80,7 @@ def show(computer: Annotated[str, typer.Argument(help="Its name or id.")], json:
 
 @app.command()
 def token(
-    name: Annotated[str, typer.Argument(help="What the token is for: people read it in the audit.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the token is for: people read it in the audit.")],
     uses: Annotated[int, typer.Option(min=1, help="How many computers it may let in.")] = 1,
     hours: Annotated[int, typer.Option(min=1, help="How long it is valid.")] = 24,
     json: Json = False,
@@ -100,16 +102,16 @@ def token(
 
 @app.command()
 def remove(
-    computer: Annotated[str, typer.Argument(help="Its name or id.")],
+    computer: Annotated[str, typer.Argument(metavar="COMPUTER", help="Its name or id.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Decommission a computer for good: every grant there is revoked, its credentials are never renewed.
+    """Decommission a computer for good. Every grant there is revoked, its credentials are never renewed.
 
     Example: sojourn computers remove desk-12 --yes
     """
     client = Client.from_environment()
     which = computer_id(client, computer)
     if not yes:
-        typer.confirm(f"Remove {computer} for good?", abort=True)
+        confirm(f"Remove {computer} for good?")
     client.changed("DELETE", f"/computers/{which}")
     say(f"{computer} is decommissioned.")

@@ -144,7 +144,12 @@ def _print(grant: dict[str, Any], json: bool) -> None:
             ("from", when(grant["from"])),
             (
                 "until",
-                f"{when(grant['until'])} ({left(grant['until'])})" if grant["until"] else "counts from first use",
+                (
+                    when(grant["until"])
+                    + (f" ({left(grant['until'])})" if grant["status"] in {"scheduled", "ready", "active"} else "")
+                )
+                if grant["until"]
+                else "counts from first use",
             ),
             ("applications", "\n".join(rule(one) for one in grant["rules"])),
             ("uses", grant["uses"]),

@@ -31,7 +31,7 @@ def login(
 
 
 def doctor(json: Json = False) -> None:
-    """Check the way to the server: address, key, clock, and what the computers say.
+    """Check the way to the server. Address, key, clock, every service, and which computers are connected.
 
     Example: sojourn doctor
     """

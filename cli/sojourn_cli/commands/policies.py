@@ -5,13 +5,18 @@ from typing import Annotated, Any
 import typer
 
 from sojourn_cli.client import Client, read_body
-from sojourn_cli.output import Json, Limit, print_fields, print_json, print_table, rule, say, users, when
+from sojourn_cli.output import Json, Limit, confirm, print_fields, print_json, print_table, rule, say, users, when
 from sojourn_cli.resolve import policy_id
 
 app = typer.Typer(no_args_is_help=True, help="Policies: who may run what, where, when.")
 
 Which = Annotated[str, typer.Argument(metavar="POLICY", help="Its name or id.")]
 File = Annotated[str, typer.Option("--file", "-f", help="A JSON file with the policy's body; - is standard input.")]
+BODY = (
+    'The least that a body has: {"name": "Printers", "targets": {"computer_names": ["desk-12"]}, "users": {"names": '
+    '["alice"]}, "duration": {"type": "fixed", "minutes": 30}, "access": {"type": "specific", "rules": [{"type": '
+    '"folder_path", "path": "/opt/printers"}]}}. All of it: docs/guides/administrators.md'
+)
 
 
 @app.command("list")
@@ -53,16 +58,16 @@ def show(policy: Which, json: Json = False) -> None:
     Example: sojourn policies show "Printer drivers, finance"
     """
     client = Client.from_environment()
-    _print(client.get(f"/policies/{policy_id(client, policy)}"), json)
+    _print(client, client.get(f"/policies/{policy_id(client, policy)}"), json)
 
 
-@app.command()
+@app.command(epilog=BODY)
 def create(
     file: File,
     deploy: Annotated[bool, typer.Option("--deploy", help="Deploy it immediately.")] = False,
     json: Json = False,
 ) -> None:
-    """Create a policy from a JSON file; it is a draft until it is deployed.
+    """Create a policy from a JSON file. It is a draft until it is deployed.
 
     Example: sojourn policies create -f printer-drivers.json --deploy
     """
@@ -70,18 +75,22 @@ def create(
     made = client.post("/policies", read_body(file))
     if deploy:
         made = client.post(f"/policies/{made['id']}/deploy")
-    say(f"{made['name']} is {made['status']}.")
-    _print(made, json)
+    say(
+        f"{made['name']} is deployed."
+        if deploy
+        else f"{made['name']} is a draft: `sojourn policies deploy` puts it in force."
+    )
+    _print(client, made, json)
 
 
 @app.command()
 def edit(policy: Which, file: File, json: Json = False) -> None:
-    """Replace a policy's body; what is deployed stays in force until the new revision is deployed.
+    """Replace a policy's body. What is deployed stays in force until the new revision is deployed.
 
     Example: sojourn policies show NAME --json > p.json; $EDITOR p.json; sojourn policies edit NAME -f p.json
     """
     client = Client.from_environment()
-    _print(client.changed("PUT", f"/policies/{policy_id(client, policy)}", read_body(file)), json)
+    _print(client, client.changed("PUT", f"/policies/{policy_id(client, policy)}", read_body(file)), json)
 
 
 @app.command()
@@ -117,19 +126,19 @@ def withdraw(policy: Which, json: Json = False) -> None:
 
 @app.command()
 def delete(policy: Which, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Delete a draft or withdrawn policy; what it did stays in the audit.
+    """Delete a draft or withdrawn policy. What it did stays in the audit.
 
     Example: sojourn policies delete "Printer drivers, finance" --yes
     """
     client = Client.from_environment()
     which = policy_id(client, policy)
     if not yes:
-        typer.confirm(f"Delete {policy}?", abort=True)
+        confirm(f"Delete {policy}?")
     client.changed("DELETE", f"/policies/{which}")
     say(f"{policy} is deleted.")
 
 
-def _print(policy: dict[str, Any], json: bool) -> None:
+def _print(client: Client, policy: dict[str, Any], json: bool) -> None:
     if json:
         print_json(policy)
         return
@@ -140,7 +149,7 @@ def _print(policy: dict[str, Any], json: bool) -> None:
             ("description", policy.get("description")),
             ("status", policy["status"]),
             ("revision", f"{policy['revision']}, deployed: {policy['deployed_revision'] or 'none'}"),
-            ("computers", "\n".join(policy["targets"].get("computer_names") or policy["targets"]["computer_ids"])),
+            ("computers", "\n".join(_targets(client, policy["targets"]))),
             ("users", users(policy["users"])),
             ("time", _duration(policy["duration"])),
             ("applications", "\n".join(rule(one) for one in policy["access"].get("rules", []))),
@@ -151,7 +160,16 @@ def _print(policy: dict[str, Any], json: bool) -> None:
     )
 
 
+def _targets(client: Client, targets: dict[str, Any]) -> list[str]:
+    """Computers by their names; an id for what is not among the first 500."""
+    if targets.get("all"):
+        return ["all computers, those too that enrol later"]
+    names = {one["id"]: one["name"] for one in client.items("/computers", at_most=500)}
+    return [names.get(one, one) for one in targets.get("computer_ids", [])]
+
+
 def _duration(duration: dict[str, Any]) -> str:
     if duration["type"] == "window":
         return f"{when(duration['from'])} until {when(duration['until'])}"
-    return f"{duration['minutes']} minutes from {duration['starts'].removeprefix('on_').replace('_', ' ')}"
+    minutes = f"{duration['minutes']} minute{'s' if duration['minutes'] != 1 else ''}"
+    return f"{minutes} from {duration['starts'].removeprefix('on_').replace('_', ' ')}"

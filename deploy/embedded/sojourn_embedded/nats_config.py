@@ -13,7 +13,7 @@ from .process import Identity
 def nats_config(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Made if it is not there; closed to other users.")],
 ) -> None:
-    """Write the accounts, and a credentials file for each service, that a NATS of your own needs.
+    """Write what a NATS server of your own needs. That is the accounts, and a credentials file for each service.
 
     Include accounts.conf in the server's configuration (nats.conf is a whole one), and give the folder to
     `sojourn up --nats-url URL --nats-creds DIR`. Run again, it keeps every key.

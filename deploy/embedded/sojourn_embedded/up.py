@@ -44,7 +44,9 @@ def up(  # noqa: PLR0917 - a command line, not a call
     ] = None,
     nats_creds: Annotated[Path | None, typer.Option(help="The folder that `sojourn nats-config` wrote.")] = None,
 ) -> None:
-    """Start PostgreSQL, NATS, every service, the console and an agent for this computer; Ctrl-C ends everything.
+    """Start everything on this computer; Ctrl-C ends it.
+
+    PostgreSQL, NATS, the five services, the console and an agent.
 
     Example: sojourn up --port 9000 --data ./sojourn-data
     """
