@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from getpass import getpass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,7 +27,12 @@ class Client:
     """One server and one key: from `SOJOURN_URL` and `SOJOURN_TOKEN`, else from the profile of `sojourn login`."""
 
     def __init__(self, url: str, token: str | None) -> None:
+        """Raises Refused for what can be no address and no key."""
         self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise Refused(f"{url} is no address of a server: it begins with http:// or https://")
+        if token and not (token.isascii() and token.isprintable()):
+            raise Refused("this is no API key: a key is one line of plain characters, as `sjn_…` was shown")
         self._http = httpx.Client(
             base_url=f"{self.url}/api/v1",
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -49,7 +55,7 @@ class Client:
         return self.call("GET", path, params=_given(params))
 
     def post(self, path: str, body: Any = None) -> Any:
-        return self.call("POST", path, json={} if body is None else body)
+        return self.call("POST", path, json=body)
 
     def items(self, path: str, *, at_most: int, **params: Any) -> list[Any]:
         """The first `at_most` items of a list, page by page."""
@@ -77,7 +83,7 @@ class Client:
 
     def response(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, **{name: value for name, value in options.items() if value})
+            answer = self._http.request(method, path, **_given(options))
         except httpx.HTTPError as error:
             self._unreachable(error)
         if answer.is_error:
@@ -108,7 +114,11 @@ def _sentence(answer: httpx.Response) -> str:
     try:
         problem = answer.json()
         lines = [str(problem["detail"])]
-        lines += [f"  {error['pointer'] or 'body'}: {error['detail']}" for error in problem.get("errors", [])]
+        errors = [(error["pointer"], error["detail"]) for error in problem.get("errors", [])]
+        if len(errors) == 1 and errors[0][1] == lines[0]:  # it is said already
+            lines += [f"  at {place}" for place, _ in errors if place]
+        else:
+            lines += [f"  {place or 'body'}: {said}" for place, said in errors]
         code = str(problem.get("type", "")).rpartition("/")[2]
     except (ValueError, KeyError, TypeError):
         return f"the server answered {answer.status_code} and nothing that can be read; is this a Sojourn server?"
@@ -166,8 +176,19 @@ def read_file(name: str) -> str:
         return sys.stdin.read()
     try:
         return Path(name).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{name} cannot be read: {error}") from None
+    except OSError as error:
+        raise Refused(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{name} cannot be read: it is not text in UTF-8") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes `path`. Raises Refused with why it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read_body(name: str) -> Any:
@@ -175,4 +196,5 @@ def read_body(name: str) -> Any:
     try:
         return json.loads(read_file(name))
     except json.JSONDecodeError as error:
+        name = "standard input" if name == "-" else name
         raise Refused(f"{name} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None

@@ -35,6 +35,8 @@ def test_a_policy_lives_from_file_to_deletion(sojourn: Sojourn, tmp_path: Path) 
     refused = sojourn("policies", "delete", "Printer drivers", "--yes")
     assert (refused.returncode, "policy-deployed" in refused.stderr) == (1, True)
     assert sojourn("policies", "withdraw", "Printer drivers").returncode == 0
+    asked = sojourn("policies", "delete", "Printer drivers")
+    assert (asked.returncode, "--yes does not ask" in asked.stderr) == (1, True)
     assert sojourn("policies", "delete", "Printer drivers", "--yes").returncode == 0
     assert "there is no policy named" in sojourn("policies", "show", "Printer drivers").stderr
 
@@ -47,7 +49,9 @@ def test_bad_bodies_are_told_field_by_field(sojourn: Sojourn) -> None:
     assert "/duration/minutes: " in answer.stderr
     assert "/users/names/0: " in answer.stderr
     broken = sojourn("policies", "create", "-f", "-", stdin='{"name":\n nothing}')
-    assert (broken.returncode, "line 2" in broken.stderr) == (1, True)
+    assert (broken.returncode, "standard input is not JSON: line 2" in broken.stderr) == (1, True)
+    empty = sojourn("policies", "create", "-f", "-", stdin="{}")
+    assert (empty.returncode, "name is missing" in empty.stderr) == (1, True)
     assert sojourn("policies", "list", "--json").stdout.strip() == "[]"
 
 
@@ -62,6 +66,13 @@ def test_bad_bodies_are_told_field_by_field(sojourn: Sojourn) -> None:
         (("policies", "list"), {"SOJOURN_TOKEN": ""}, 1, "sojourn login"),
         (("policies", "list"), {"SOJOURN_TOKEN": "sjn_wrong"}, 1, "unauthenticated"),
         (("policies", "list"), {"SOJOURN_URL": "http://127.0.0.1:9"}, 1, "does not answer"),
+        (("policies", "list"), {"SOJOURN_URL": "localhost:8400"}, 1, "begins with http://"),
+        (("policies", "list"), {"SOJOURN_TOKEN": "sjn_é"}, 1, "no API key"),
+        (("policies", "list"), {"SOJOURN_TOKEN": "sjn_a\nb"}, 1, "no API key"),
+        (("policies", "create", "-f", "/nowhere/p.json"), {}, 1, "/nowhere/p.json cannot be read: No such file"),
+        (("audit", "export", "-o", "/nowhere/ledger"), {}, 1, "cannot be written: No such file"),
+        (("audit", "verify", "--keep", "/nowhere/c"), {}, 1, "/nowhere/c cannot be written: No such file"),
+        (("settings", "show", "nonsense"), {}, 64, "requests or autonomous-approval"),
         (("login", "--token", "sjn_secret"), {}, 64, "@FILE"),
         (("settings", "set", "requests"), {}, 64, "NAME=VALUE"),
         (("settings", "set", "requests", "longest_minutes=many"), {}, 1, "/longest_minutes"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sojourn_cli.client import Client, Refused, read_file
+from sojourn_cli.client import Client, Refused, read_file, writing
 from sojourn_cli.output import Json, Limit, print_json, print_table, say, when
 from sojourn_cli.resolve import policy_id
 from sojourn_shared.ledger import Checkpoint, LedgerError, NoteKey, open_checkpoint, verify_lines
@@ -56,7 +56,9 @@ def list_events(
 
 
 @app.command()
-def report(policy: Annotated[str, typer.Argument(help="Its name or id.")], json: Json = False) -> None:
+def report(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Its name or id.")], json: Json = False
+) -> None:
     """The events of one policy in the order of time, with totals.
 
     Example: sojourn audit report "Printer drivers, finance"
@@ -73,7 +75,7 @@ def export(
         Path | None, typer.Option(help="Write the newest checkpoint here too: keep it elsewhere.")
     ] = None,
 ) -> None:
-    """Write the whole ledger as JSON lines; each line is the bytes that were hashed.
+    """Write the whole ledger as JSON lines. Each line is the bytes that were hashed.
 
     Example: sojourn audit export -o ledger.jsonl --checkpoint ledger.checkpoint
     """
@@ -86,15 +88,17 @@ def export(
     else:
         written = 0
         temporary = output.with_name(output.name + ".part")
-        with temporary.open("wb") as file:
+        with writing(temporary), temporary.open("wb") as file:
             for piece in client.stream("/audit/export", format="jsonl"):
                 written += file.write(piece)
                 _progress(f"{written / 1e6:.1f} MB")
-        temporary.replace(output)  # a broken connection leaves no half export under the name asked for
+        with writing(output):
+            temporary.replace(output)  # a broken connection leaves no half export under the name asked for
         _progress("")
         say(f"{output}: {written} bytes.")
     if checkpoint is not None:
-        checkpoint.write_text(note)
+        with writing(checkpoint):
+            checkpoint.write_text(note)
 
 
 @app.command()
@@ -112,7 +116,7 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove that the ledger is what was signed: every entry, in order, nothing removed, nothing changed.
+    """Prove that the ledger is what was signed. Every entry is there, in order, unchanged.
 
     With --ledger, --checkpoint and --key no server is asked. A single altered byte is found and named.
 
@@ -131,9 +135,10 @@ def verify(
         raise Refused(f"NOT verified: {error}") from None
     except OSError as error:
         raise Refused(f"{error.filename} cannot be read: {error.strerror}") from None
-    if keep:
-        keep.write_text(note)
     _say_verified(signed, count, time.perf_counter() - began, earlier, json)
+    if keep:
+        with writing(keep):
+            keep.write_text(note)
     if key is None:
         say("The key came from the server itself. Keep it elsewhere, and give it with --key next time:")
         say(f"  {keys[0].text}")

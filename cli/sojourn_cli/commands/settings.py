@@ -11,6 +11,7 @@ from sojourn_cli.output import Json, print_fields, print_json, say
 app = typer.Typer(no_args_is_help=True, help="Settings: requests, autonomous approval.")
 
 Which = Annotated[str, typer.Argument(metavar="SETTINGS", help="requests or autonomous-approval.")]
+SETTINGS = ("requests", "autonomous-approval")
 READ_ONLY = {"id", "version", "created_at", "updated_at", "updated_by", "console_url"}
 
 
@@ -20,7 +21,7 @@ def show(settings: Which, json: Json = False) -> None:
 
     Example: sojourn settings show autonomous-approval
     """
-    found = Client.from_environment().get(f"/settings/{settings}")
+    found = Client.from_environment().get(_path(settings))
     if json:
         print_json(found)
     else:
@@ -39,7 +40,7 @@ def set_settings(
     Example: sojourn settings set autonomous-approval enabled=true 'trusted_users=["alice"]'
     """
     client = Client.from_environment()
-    path = f"/settings/{settings}"
+    path = _path(settings)
     if file:
         body = read_body(file)
     elif values:
@@ -50,6 +51,12 @@ def set_settings(
     say(f"The settings of {settings} are changed.")
     if json:
         print_json(done)
+
+
+def _path(settings: str) -> str:
+    if settings not in SETTINGS:
+        raise Usage(f"there are no settings {settings}: say {' or '.join(SETTINGS)}")
+    return f"/settings/{settings}"
 
 
 def _pair(text: str) -> tuple[str, Any]:
