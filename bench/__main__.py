@@ -4,6 +4,7 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ examples:
 def main() -> None:
     """Exit 1 with a sentence when something could not be measured; what was measured is shown all the same."""
     options = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that stack and user are removed then too
     screen = Screen()
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
@@ -64,7 +66,7 @@ def main() -> None:
     found: list[tuple[str, Figure]] = []
     problem = None
     try:
-        with Ground(screen.progress) as ground:
+        with Ground(screen.progress, screen.line) as ground:
             for part in chosen:
                 found += [(part.name, figure) for figure in measured(part, ground, screen)]
     except (NotStarted, CannotStart, FileExistsError, TimeoutError, RuntimeError, AssertionError) as error:

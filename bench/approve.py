@@ -17,7 +17,7 @@ def measure(ground: Ground) -> Iterator[Figure]:
         answered, sent = approved(ground, count)
         from_answer.append(answered)
         from_sending.append(sent)
-    yield Figure("answer to an approval → application runs, p50", quantile(from_answer, 0.5), "ms", "goal, p50", 150)
+    yield Figure("answer to an approval → application runs, p50", quantile(from_answer, 0.5), "ms", "goal", 150)
     yield Figure("answer to an approval → application runs, p99", quantile(from_answer, 0.99), "ms")
     yield Figure("approval sent → application runs, p50", quantile(from_sending, 0.5), "ms")
 

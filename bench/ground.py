@@ -24,10 +24,11 @@ QUIET = 0.5
 
 
 class Ground:
-    """`tell` says how far a part has come."""
+    """`tell` says how far a part has come, `say` what stays to be read."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], say: Callable[[str], None]) -> None:
         self.tell = tell
+        self.say = say
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:

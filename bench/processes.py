@@ -5,7 +5,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
@@ -70,8 +70,11 @@ def timed_in_turn(
 def pss_mib(*pids: int) -> float:
     """Proportional memory of these processes and of everything below them."""
     roots = [psutil.Process(pid) for pid in pids]
-    family = {process for root in roots for process in (root, *root.children(recursive=True))}
-    return sum(process.memory_full_info().pss for process in family) / 2**20
+    total = 0
+    for process in {process for root in roots for process in (root, *root.children(recursive=True))}:
+        with suppress(psutil.NoSuchProcess):  # a session of PostgreSQL that nobody needed any more
+            total += process.memory_full_info().pss
+    return total / 2**20
 
 
 _NOWHERE = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1, 2)]
