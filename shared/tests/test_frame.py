@@ -296,7 +296,7 @@ async def test_every_refusal_is_a_problem(house: TestHouse) -> None:
 
 
 async def test_pointers_resolve_in_what_was_sent(house: TestHouse) -> None:
-    """The name of a variant is no place in the body; a missing field is named at its parent."""
+    """The name of a variant is no place in the body; a missing field is named at its parent; each says what must be."""
     async with house.client() as admin:
         answer = await admin.post(
             "/notes", json={"words": "a\x07b", "rules": [{"type": "file_hash", "sha256": "0" * 63}, {"type": "vendor"}]}
@@ -305,6 +305,7 @@ async def test_pointers_resolve_in_what_was_sent(house: TestHouse) -> None:
     assert set(errors) == {"/words", "/rules/0/sha256", "/rules/1"}
     assert "control characters" in errors["/words"]
     assert "vendor is missing" in errors["/rules/1"]
+    assert errors["/rules/0/sha256"] == "sha256: must be 64 hexadecimal digits"
 
 
 async def test_no_route_answers_without_the_gateways_token(house: TestHouse) -> None:

@@ -137,11 +137,11 @@ def bad_body(error: RequestValidationError) -> InvalidBody:
 
 def _field_error(error: Any, body: Any) -> FieldError:
     place, *path = error["loc"]
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = _message(error)
     if error["type"] == "json_invalid":
         return FieldError("", f"The body is not JSON: {error.get('ctx', {}).get('error', message)}")
     if place != "body":
-        return FieldError("", f"{'.'.join(map(str, path))} ({place}): {message}")
+        return FieldError("", f"{_called(path[:1])} ({place}): {message}")
     pointer, here = "", body
     for part in path:
         if (isinstance(here, dict) and part in here) or (isinstance(here, list) and part in range(len(here))):
@@ -149,8 +149,66 @@ def _field_error(error: Any, body: Any) -> FieldError:
             pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
         # else: the name of a variant in a union, which is no place in the body, or the missing field itself
     if error["type"] == "missing":
-        return FieldError(pointer, f"{path[-1] if path else 'the body'} is missing.")
-    return FieldError(pointer, f"{path[-1] if path else 'the body'}: {message}")
+        return FieldError(pointer, f"{_called(path)} is missing.")
+    return FieldError(pointer, f"{_called(path)}: {message}")
+
+
+def _called(path: Sequence[str | int]) -> str:
+    """The field as a person would name it: the last name in the path, with its place in a list (`names[0]`)."""
+    if not path:
+        return "the body"
+    *before, last = path
+    return f"{_called(before)}[{last}]" if isinstance(last, int) and before else str(last)
+
+
+_MESSAGES: dict[str, str] = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "datetime_from_date_parsing": "must be a moment, such as 2030-05-01T20:00:00Z",
+    "datetime_parsing": "must be a moment, such as 2030-05-01T20:00:00Z",
+    "datetime_type": "must be a moment, such as 2030-05-01T20:00:00Z",
+    "dict_type": "must be an object: {{…}}",
+    "extra_forbidden": "is not known here; look at how it is spelled",
+    "frozen_set_type": "must be a list: […]",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list: […]",
+    "literal_error": "must be {expected}",
+    "model_attributes_type": "must be an object: {{…}}",
+    "model_type": "must be an object: {{…}}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_type": "must be a text",
+    "timezone_aware": "must say its time zone, such as 2030-05-01T20:00:00Z",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length}",
+    "tuple_type": "must be a list: […]",
+    "union_tag_invalid": "{discriminator} must be one of {expected_tags}, not '{tag}'",
+    "union_tag_not_found": "needs {discriminator}, which says what it is",
+}
+"""What is wrong with a value, by pydantic's type of error, where its own sentence is one for programmers."""
+
+_PATTERNS = {
+    r"^[0-9a-fA-F]{64}$": "must be 64 hexadecimal digits",
+    r"^https?://": "must begin with http:// or https://",
+}
+
+
+def _message(error: Any) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "string_too_short" if context["min_length"] > 1:
+            return f"must have at least {context['min_length']} characters"
+        case "string_too_short":
+            return "must not be empty"
+        case "string_pattern_mismatch":
+            return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+        case kind if kind in _MESSAGES:
+            return _MESSAGES[kind].format(**context)
+        case _:
+            return str(error["msg"]).removeprefix("Value error, ")
 
 
 def problems(*kinds: type[DomainError]) -> dict[int | str, dict[str, Any]]:
