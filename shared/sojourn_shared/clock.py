@@ -36,6 +36,11 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def in_words(moment: datetime) -> str:
+    """A moment in a sentence for people: `2026-11-24 10:13:39 UTC`."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def milliseconds(moment: datetime) -> int:
     """Whole milliseconds since 1970."""
     return int(moment.timestamp() * 1000)

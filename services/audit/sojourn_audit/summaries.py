@@ -5,8 +5,10 @@ An event that could not be told would be an event not recorded; so every word is
 
 import unicodedata
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final, get_args
 
+from sojourn_shared.clock import in_words
 from sojourn_shared.contracts.events import Event, EventType
 
 LONGEST = 200  # characters of one quoted text
@@ -177,11 +179,11 @@ def _computers(count: int) -> str:
 
 
 def _activated(told: Told) -> str:
-    return f"{_upper(told.access)} is active" + told.optional(" until {}", told.entity.get("until"))
+    return f"{_upper(told.access)} is active" + told.optional(" until {}", _moment(told.entity.get("until")))
 
 
 def _scheduled(told: Told) -> str:
-    return f"{_upper(told.access)} is scheduled" + told.optional(" from {}", told.entity.get("from"))
+    return f"{_upper(told.access)} is scheduled" + told.optional(" from {}", _moment(told.entity.get("from")))
 
 
 def _failed(told: Told) -> str:
@@ -193,7 +195,8 @@ def _started(told: Told) -> str:
 
 
 def _ended(told: Told) -> str:
-    cause = told.optional(": {}", told.entity.get("cause"))
+    said = told.entity.get("cause")
+    cause = told.optional(": {}", _CAUSES.get(said, said) if isinstance(said, str) else said)
     killed = told.entity.get("processes_ended")
     count = len(killed) if isinstance(killed, list) else killed
     many = "" if count == 1 else "es"
@@ -205,6 +208,17 @@ def _ended(told: Told) -> str:
 def _refused(told: Told) -> str:
     reason = told.optional(": {}", told.entity.get("detail") or told.entity.get("reason"))
     return f"{told.user} was refused {told.application} on {told.computer}{reason}{_times(told)}"
+
+
+_CAUSES = {"agent_died": "the agent died", "client_gone": "its terminal is gone"}
+
+
+def _moment(text: Any) -> str | None:
+    """In words, if it is a moment."""
+    try:
+        return in_words(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return text if isinstance(text, str) else None
 
 
 def _upper(text: str) -> str:

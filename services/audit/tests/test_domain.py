@@ -105,6 +105,20 @@ def test_every_type_has_a_sentence() -> None:
             "The computer web-1 confirmed the end of the access of all users on web-1",
         ),
         (
+            "grant.activated",
+            {"users": {"all": True, "names": []}, "computer_name": "web-1", "until": "2026-11-25T01:10:55.435711Z"},
+            SYSTEM,
+            Links(),
+            "Access of all users on web-1 is active until 2026-11-25 01:10:55 UTC",
+        ),
+        (
+            "elevation.ended",
+            {"application": HTOP, "cause": "agent_died"},
+            WEB_1,
+            BOB,
+            "bob's run of htop on web-1 ended: the agent died",
+        ),
+        (
             "elevation.ended",
             {"application": HTOP, "cause": "revoked", "exit_status": 124, "processes_ended": [7, 8]},
             WEB_1,

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator
 
-from sojourn_shared.clock import rfc3339
+from sojourn_shared.clock import in_words, rfc3339
 from sojourn_shared.contracts.events import Application, Body, Model, Name, Time, UserName
 
 from .people import Person
@@ -210,7 +210,7 @@ def _cooled_down(settings: AutonomousSettings, known: Known, now: datetime) -> C
         passed, value, detail = True, None, "No request was declined before."
     else:
         passed, value = now - declined >= timedelta(minutes=span), rfc3339(declined)
-        detail = f"The last decline was at {value}; {span} minutes must pass."
+        detail = f"The last decline was at {in_words(declined)}; {span} minutes must pass."
     return Check(name="cooldown_after_decline", passed=passed, value=value, threshold=span, detail=detail)
 
 
@@ -223,7 +223,9 @@ def _seen(settings: AutonomousSettings, known: Known, now: datetime) -> Check:
         passed, detail = False, "When the computer was last seen is not known."
     else:
         passed = now - known.last_seen_at <= timedelta(minutes=span)
-        detail = f"The computer was last seen at {value}; it must have been within {span} minutes."
+        detail = (
+            f"The computer was last seen at {in_words(known.last_seen_at)}; it must have been within {span} minutes."
+        )
     return Check(name="computer_seen", passed=passed, value=value, threshold=span, detail=detail)
 
 

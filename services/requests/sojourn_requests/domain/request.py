@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sojourn_shared.clock import rfc3339
+from sojourn_shared.clock import in_words, rfc3339
 from sojourn_shared.contracts.events import Application, ExternalRef, Model, RequestDecision, Time
 from sojourn_shared.errors import FieldError, InvalidBody, NotPermitted
 
@@ -323,13 +323,13 @@ def _must_be_pending(request: Request, now: datetime) -> None:
         return
     if (decision := request.decision) is not None:
         raise AlreadyDecided(
-            f"{decision.by_name} {status} it at {rfc3339(decision.at)}.",
+            f"{decision.by_name} {status} it at {in_words(decision.at)}.",
             decided_by=decision.by,
             decided_at=rfc3339(decision.at),
         )
     if (closing := request.closing) is not None:
-        raise NotPending(f"It is {status}, by {closing.by_name} at {rfc3339(closing.at)}.")
-    raise NotPending(f"It expired at {rfc3339(request.expires_at)}.")
+        raise NotPending(f"It is {status}, by {closing.by_name} at {in_words(closing.at)}.")
+    raise NotPending(f"It expired at {in_words(request.expires_at)}.")
 
 
 def _is_repeated_approval(request: Request, by: Decider, terms: Terms) -> bool:
