@@ -188,12 +188,17 @@ def test_a_reason_that_cannot_be_sent_is_refused(
 
 
 def test_a_person_at_a_terminal_is_asked(computer: Computer, alice: tuple[str, int]) -> None:
-    """For how long, and why; a wrong answer is asked again."""
+    """For how long, and why; a wrong answer is asked again, with what would be right."""
     typist = Typist(computer, "--", "/usr/bin/id", "-u", uid=alice[1])
     typist.sees("for how long?")
     typist.types("soon\n")
+    typist.sees("soon: say it like 30m, 2h or 1h30m")
+    typist.types("9h\n")
+    typist.sees("9h: it may be 8h at most")
     typist.types("10m\n")
     typist.sees("why?")
+    typist.types(" \n")
+    typist.sees("say why")
     typist.types("paper jam\n")
     asked = request_of(computer)
     assert (asked.duration_minutes, asked.justification) == (10, "paper jam")
