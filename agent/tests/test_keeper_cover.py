@@ -56,6 +56,7 @@ def test_a_grant_in_force_covers_its_user_and_application() -> None:
     [
         ({"users": Users(names=["bob"])}, "names you"),
         ({"from_": NOON + HOUR, "until": NOON + 2 * HOUR}, "has not begun"),
+        ({"until": NOON, "policy_name": "Tools"}, "access by the policy “Tools” is over: its time is up"),
         ({"until": NOON}, "time is up"),
         ({"revoked": Revoked(at=NOON, reason="x")}, "was revoked"),
         ({"starts": "first_use", "until": None, "duration_minutes": 5, "take_up_until": NOON}, "not taken up"),

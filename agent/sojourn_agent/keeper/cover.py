@@ -69,14 +69,14 @@ def cover(
             continue
         use = uses.get(grant.id, NEVER_USED)
         if (why := not_enforceable(grant)) is not None:
-            nearest = max(nearest, (2, f"grant {grant.id} cannot be enforced here: {why}"))
+            nearest = max(nearest, (2, f"{_called(grant)} cannot be enforced here: {why}"))
         elif (end := state_at(grant, use, now)) != "in force":
-            nearest = max(nearest, (1, f"grant {grant.id} {_SENTENCES[end]}"))
+            nearest = max(nearest, (1, f"{_called(grant)} {_SENTENCES[end]}"))
         elif not isinstance(answer := match(grant.rules, application), Match):
             why = answer.why + _missing_facts(grant, answer.nearest, application)
             nearest = max(nearest, (4, why))
         elif grant.max_uses is not None and grant.uses_before + use.uses >= grant.max_uses:
-            nearest = max(nearest, (5, f"grant {grant.id} was used as often as it may be ({grant.max_uses})"))
+            nearest = max(nearest, (5, f"{_called(grant)} was used as often as it may be ({grant.max_uses})"))
         else:
             found.append(Covered(grant, answer, now, until_if_used(grant, use, now)))
     if not found:
@@ -149,6 +149,13 @@ def _cost(covered: Covered, uses: Mapping[str, Use]) -> tuple[bool, bool, float]
     starts_clock = _waits_for_first_use(grant, uses.get(grant.id, NEVER_USED))
     lasts = covered.until.timestamp() if covered.until else float("inf")
     return starts_clock, grant.max_uses is not None, -lasts
+
+
+def _called(grant: Grant) -> str:
+    """As a person knows it: by its policy's name."""
+    return (
+        f"access by the policy “{grant.policy_name}”" if grant.policy_name else f"access by request {grant.request_id}"
+    )
 
 
 def _missing_facts(grant: Grant, nearest: int | None, application: Application) -> str:
