@@ -27,11 +27,18 @@ def test_a_policy_lives_from_file_to_deletion(sojourn: Sojourn, tmp_path: Path) 
     made = sojourn("policies", "create", "-f", str(file), "--deploy", "--json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["status"] == "deployed"
+    again = sojourn("policies", "deploy", "Printer drivers")
+    assert (again.returncode, "deployed already; nothing is changed" in again.stderr) == (0, True)
     shown = sojourn("policies", "show", "printer DRIVERS", "--json")
     assert json.loads(shown.stdout)["revision"] == 1
     file.write_text(json.dumps(json.loads(shown.stdout) | {"description": "Only for finance"}))
     assert sojourn("policies", "edit", "Printer drivers", "-f", str(file)).returncode == 0
     assert "Printer drivers\tdeployed\t2\t" in sojourn("policies", "list").stdout
+    over = {"type": "window", "from": "2020-05-01T20:00:00Z", "until": "2020-05-01T21:00:00Z"}
+    file.write_text(json.dumps(POLICY | {"name": "Too late", "duration": over}))
+    assert "it gives nobody anything" in sojourn("policies", "create", "-f", str(file), "--deploy").stderr
+    assert sojourn("policies", "withdraw", "Too late").returncode == 0
+    assert sojourn("policies", "delete", "Too late", "--yes").returncode == 0
     refused = sojourn("policies", "delete", "Printer drivers", "--yes")
     assert (refused.returncode, "policy-deployed" in refused.stderr) == (1, True)
     assert sojourn("policies", "withdraw", "Printer drivers").returncode == 0

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from sojourn_cli.client import Client, read_body
-from sojourn_cli.output import Json, Limit, confirm, print_fields, print_json, print_table, rule, say, users, when
+from sojourn_cli.output import Json, Limit, confirm, left, print_fields, print_json, print_table, rule, say, users, when
 from sojourn_cli.resolve import policy_id
 
 app = typer.Typer(no_args_is_help=True, help="Policies: who may run what, where, when.")
@@ -80,6 +80,8 @@ def create(
         if deploy
         else f"{made['name']} is a draft: `sojourn policies deploy` puts it in force."
     )
+    if deploy:
+        _warn_of_window(made)
     _print(client, made, json)
 
 
@@ -105,8 +107,15 @@ def deploy(
     """
     client = Client.from_environment()
     body = {} if revision is None else {"revision": revision}
-    done = client.post(f"/policies/{policy_id(client, policy)}/deploy", body)
-    say(f"{done['name']}: revision {done['deployed_revision']} is deployed.")
+    path = f"/policies/{policy_id(client, policy)}"
+    before = client.get(path)
+    done = client.post(f"{path}/deploy", body)
+    if done["version"] == before["version"]:
+        say(f"{done['name']}: revision {done['deployed_revision']} was deployed already; nothing is changed.")
+        say("Its time counts from then. To give it anew: `sojourn policies withdraw`, then deploy.")
+    else:
+        say(f"{done['name']}: revision {done['deployed_revision']} is deployed.")
+    _warn_of_window(done)
     if json:
         print_json(done)
 
@@ -166,6 +175,12 @@ def _targets(client: Client, targets: dict[str, Any]) -> list[str]:
         return ["all computers, those too that enrol later"]
     names = {one["id"]: one["name"] for one in client.items("/computers", at_most=500)}
     return [names.get(one, one) for one in targets.get("computer_ids", [])]
+
+
+def _warn_of_window(policy: dict[str, Any]) -> None:
+    until = policy["duration"].get("until") if policy["duration"]["type"] == "window" else None
+    if until and left(until) == "over":
+        say(f"Its window was over at {when(until)}: it gives nobody anything.")
 
 
 def _duration(duration: dict[str, Any]) -> str:
