@@ -12,7 +12,7 @@ from typing import Any
 from sojourn_shared.clock import rfc3339, system_clock
 from sojourn_shared.ledger import Checkpoint, LedgerAltered, NoteKey, open_checkpoint, verify_lines
 
-from .people import EVERYBODY, Administrator, Person, file_hash, fixed, folder, is_gone, only, specific
+from .people import EVERYBODY, Administrator, Person, Refusal, file_hash, fixed, folder, is_gone, only, specific
 from .stack import Stack, eventually
 from .telling import Telling
 
@@ -171,16 +171,47 @@ def lost_and_found(cast: Cast, tell: Telling) -> None:
     tell.line("the agent is killed, its grant revoked meanwhile: back again, it confirms the end", watch.lap())
 
 
+def a_policy_is_written(cast: Cast, tell: Telling) -> None:
+    """A policy: written, deployed, and refused by the computer for a reason"""
+    watch = Stopwatch()
+    policy = cast.admin.deploys(
+        "Who am I", users=only(cast.alice.name), duration=fixed(30), access=specific(file_hash("/usr/bin/id"))
+    )
+    tell.line("the administrator creates and deploys “Who am I”", watch.lap())
+
+    def failed() -> Any:
+        found = cast.admin.get("/grants", policy_id=policy["id"])["items"]
+        return found[0] if found and found[0]["delivery"] == "failed" else None
+
+    grant = eventually(failed, 5, "the computer says that it cannot")
+    tell.line(f"the computer says why it cannot be in force: {grant['failure']}", watch.lap())
+
+
 def a_request_is_seen(cast: Cast, tell: Telling) -> None:
-    """A request: it is asked on the computer, and decided at the console"""
+    """A request: asked on the computer, decided by another person"""
+    approver = cast.admin.post(
+        "/accounts", {"name": "approver", "email": "approver@example.com", "roles": ["approver"], "os_users": []}
+    )
+    key = cast.admin.post("/api-keys", {"name": "demo", "account_id": approver["id"]})["key"]
+    tell.line(
+        "whoever started this is the administrator, and nobody decides on their own request: an approver is named"
+    )
     watch = Stopwatch()
     asking = ("--for", "5m", "--because", "to see", "--", "/usr/bin/head", "-n", "1", "/etc/shadow")
-    with cast.alice.elevating(*asking) as elevate:
+    with Administrator(cast.stack, key) as other, cast.alice.at_a_terminal(*asking) as terminal:
         asked = cast.admin.pending(cast.alice.name)
         tell.line(f"pending: {asked['user']}, 5 minutes, “{asked['justification']}”", watch.lap())
-        cast.admin.post(f"/requests/{asked['id']}/decline", {"note": "only a demo"})
-        status = elevate.wait(10)
-        tell.line(f"declined; elevate answers {status}", watch.lap())
+        try:
+            cast.admin.post(f"/requests/{asked['id']}/approve")
+        except Refusal as refusal:
+            tell.line(f"the administrator, who asked, is refused: {refusal.code}", watch.lap())
+        else:
+            raise AssertionError("somebody decided on their own request")
+        other.post(f"/requests/{asked['id']}/decline", {"note": "only a demo"})
+        status = terminal.ends()
+        assert status == 77, (status, terminal.shown)
+        tell.line("the approver declines; elevate ends with 77", watch.lap())
+        tell.screen(terminal.shown)
 
 
 def the_ledger_is_proven(cast: Cast, tell: Telling) -> None:
@@ -214,7 +245,7 @@ as_root: tuple[Chapter, ...] = (
     lost_and_found,
     the_ledger_is_proven,
 )
-for_everybody: tuple[Chapter, ...] = (a_request_is_seen, the_ledger_is_proven)
+for_everybody: tuple[Chapter, ...] = (a_policy_is_written, a_request_is_seen, the_ledger_is_proven)
 _TOLD = {"policy.deployed", "request.approved", "request.declined", "grant.revoked", "elevation.ended"}
 
 

@@ -224,7 +224,7 @@ class ThrowAwayUsers:
 
     def __exit__(self, *_: object) -> None:
         for name in self._made:
-            subprocess.run(["userdel", name], check=False, capture_output=True)
+            subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
         self._made = []
 
 
