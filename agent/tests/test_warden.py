@@ -166,6 +166,15 @@ class TestTerminal:
         assert termios.tcgetattr(typist.terminal) == before
         typist.leaves()
 
+    def test_in_a_pipeline_the_terminal_keeps_its_line_ends(self, computer: Computer) -> None:
+        """What reads us writes to the same terminal meanwhile: no staircase."""
+        words = ("/bin/sh", "-c", "echo on >&2; sleep 0.5")
+        typist = Typist(computer, "--", *words, uid=BOB, stdout=subprocess.PIPE)
+        typist.sees("on")
+        eventually(lambda: not termios.tcgetattr(typist.terminal)[3] & termios.ICANON)
+        assert termios.tcgetattr(typist.terminal)[1] & termios.OPOST
+        assert typist.leaves() == 0
+
     def test_the_end_is_told_on_the_terminal(self, computer: Computer) -> None:
         """With the reason, after the terminal was given back."""
         with a_computer() as other:
