@@ -13,11 +13,12 @@ import resource
 import select
 import signal
 import socket
+import stat
 import struct
 import termios
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, assert_never
 
@@ -50,6 +51,8 @@ from .terminal import Terminal
 BACKSTOP = 0.25
 """Seconds after the deadline that the keeper has to end the run; then the warden does it alone."""
 
+_MOST_DESCRIPTORS = 253
+"""The kernel lets no more into one message."""
 _SIGNALS = frozenset(
     {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
@@ -59,14 +62,18 @@ _FOREGROUND = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGQUIT})
 
 @dataclass(frozen=True)
 class Order:
-    """What the keeper hands to a warden. `descriptors`: the caller's 0, 1, 2 and working folder. `leaf`: the folder of
-    the run's cgroup leaf; None: there is no cgroup here."""
+    """What the keeper hands to a warden. `leaf`: the folder of the run's cgroup leaf; None: there is no cgroup here.
+
+    `parked`: where the caller's descriptors lie, if a warden took them from the first packet before (`taken`), or are
+    to be put. `descriptors`: the caller's 0, 1, 2 and working folder, once they are taken; the keeper never has them.
+    """
 
     hello: Hello
     caller: Caller
-    descriptors: tuple[int, int, int, int]
     channel: socket.socket
     client: socket.socket
+    parked: tuple[socket.socket, socket.socket]
+    taken: bool
     caller_pidfd: int
     keeper_pidfd: int
     leaf: int | None
@@ -75,16 +82,19 @@ class Order:
     home: str
     shell: str
     nofile: tuple[int, int]
+    descriptors: tuple[int, ...] = ()
 
     def kept(self) -> list[int]:
-        own = [self.channel.fileno(), self.client.fileno(), self.caller_pidfd, self.keeper_pidfd]
-        return own + list(self.descriptors) + ([self.leaf] if self.leaf is not None else [])
+        ends = [self.channel, self.client, *self.parked]
+        own = [end.fileno() for end in ends] + [self.caller_pidfd, self.keeper_pidfd]
+        return own + ([self.leaf] if self.leaf is not None else [])
 
 
 def main(order: Order, cache: Cache) -> None:
     """Judge; then, if there is something to run, wait for the keeper's word, run it, and see it end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])  # a broken lease is looked up, it must not kill
     try:
+        order = replace(order, descriptors=_take(order))
         judged = judge(order.hello.argv[0], order.descriptors[3], order.caller, cache)
     except NotJudged as error:
         _send(order.channel, NotFound(exit=error.exit, code=error.code, why=error.why))
@@ -105,6 +115,33 @@ def main(order: Order, cache: Cache) -> None:
         if folder is None:
             _send(order.client, Say(text="the working folder cannot be entered: / is used instead"))
         run.serve()
+
+
+def _take(order: Order) -> tuple[int, ...]:
+    """The caller's descriptors: out of the first packet, or parked by an earlier warden. Raises NotJudged."""
+    put, kept = order.parked
+    source, flags = (kept, socket.MSG_PEEK) if order.taken else (order.client, 0)
+    try:
+        _, ancillary, _, _ = source.recvmsg(
+            65536, socket.CMSG_SPACE(_MOST_DESCRIPTORS * 4), flags | socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        )
+    except OSError as error:
+        raise NotJudged(75, "malformed", f"the message cannot be read ({error.strerror})") from None
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+    if len(found) != 4:
+        raise NotJudged(75, "malformed", f"{len(found)} descriptors came with “{order.hello.op}”")
+    try:
+        is_folder = stat.S_ISDIR(os.fstat(found[3]).st_mode)
+    except OSError:  # a user's own file system tells root nothing
+        is_folder = True
+    if not is_folder:
+        raise NotJudged(75, "malformed", "the fourth descriptor is no folder")
+    if not order.taken:
+        socket.send_fds(put, [b"."], found)
+    return tuple(found)
 
 
 class Run:

@@ -1,11 +1,15 @@
 """Attacks of an unprivileged user on what all users of a computer share: the keeper's loop, its spool (as root)."""
 
 import array
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
+import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +106,85 @@ def test_17_asking_and_cancelling_in_a_loop_does_not_fill_the_spool(computer: Co
             return 1
 
         assert as_user(uid, loop) == 0
+
+
+# --- the loop: nothing that a caller hands in holds up the keeper -----------------------------------------------------
+
+
+def lingering() -> tuple[socket.socket, socket.socket]:
+    """A socket whose last close waits for a minute, since it has bytes that its other side, the second, never reads."""
+    near = socket.socket()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    near.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            near.send(b"x" * 65536)
+    return near, far
+
+
+def in_an_errand(caller: socket.socket, near: socket.socket) -> None:
+    socket.send_fds(caller, [b'{"v": 1, "op": "status"}'], [near.fileno()])
+
+
+def behind_an_errand(caller: socket.socket, near: socket.socket) -> None:
+    """The first packet is honest, the second is never read."""
+    caller.send(b'{"v": 1, "op": "status"}')
+    try:
+        socket.send_fds(caller, [b"{}"], [near.fileno()])
+    except BrokenPipeError:  # the agent was faster
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+
+
+def as_standard_input(caller: socket.socket, near: socket.socket, **fields: Any) -> None:
+    null, folder = os.open("/dev/null", os.O_RDWR), os.open("/", os.O_PATH | os.O_DIRECTORY)
+    body = {"v": 1, "op": "run", "argv": ["/usr/bin/id"], "no_wait": True} | fields
+    socket.send_fds(caller, [json.dumps(body).encode()], [near.fileno(), null, null, folder])
+
+
+def in_an_answer(caller: socket.socket, near: socket.socket) -> None:
+    """While the person is asked for a reason."""
+    as_standard_input(caller, near, no_wait=False, interactive=True)
+    assert json.loads(caller.recv(65536))["type"] == "ask"
+    socket.send_fds(caller, [b"{}"], [near.fileno()])
+
+
+@pytest.mark.parametrize("hand_in", [in_an_errand, behind_an_errand, as_standard_input, in_an_answer])
+def test_17_a_socket_that_lingers_holds_up_nobody(computer: Computer, hand_in: Any) -> None:
+    """Its last close waits, and the caller has none of it any more: others are served, and revokes are heard."""
+    grant = computer.grant(wire.FolderPathRule(path="/usr/bin"), users=wire.Users(names=["root"]))
+    others = computer.popen("--", "/usr/bin/sleep", "987", uid=0)
+    eventually(lambda: computer.server.of_kind(wire.StartedReport))
+    with os_user("sojlinger") as (_, uid):
+        done, doing = os.pipe()
+        attacker = os.fork()
+        if attacker == 0:
+            signal.alarm(30)
+            os.setresuid(uid, uid, uid)
+            near, far = lingering()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+                caller.settimeout(5)
+                caller.connect(str(computer.config.socket))
+                hand_in(caller, near)
+                near.close()
+                with contextlib.suppress(OSError):
+                    caller.recv(65536)
+            os.write(doing, b"!")
+            signal.pause()
+            far.close()
+        try:
+            assert os.read(done, 1) == b"!"
+            began = time.monotonic()
+            computer.agent()
+            computer.server.revoke(grant)
+            assert others.wait(5) == 124
+            assert time.monotonic() - began < 2
+        finally:
+            os.kill(attacker, signal.SIGKILL)
+            os.waitpid(attacker, 0)
+            os.close(done)
+            os.close(doing)

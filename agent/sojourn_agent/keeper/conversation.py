@@ -40,6 +40,7 @@ from .cover import Covered, NotCovered
 from .door import Guest
 from .judge import unseen
 from .leaves import Containment, Descent, Leaf
+from .loop import GONE
 from .names import Person
 from .requests import TooMany
 from .runs import CannotStart
@@ -60,7 +61,7 @@ Stage = Literal["naming", "judging", "looking", "asking", "waiting", "started", 
 
 
 class Conversation:
-    """Owns the guest's descriptors until the end, and the warden until it is a run."""
+    """Owns the guest until the end, and the warden until it is a run."""
 
     def __init__(self, keeper: "Keeper", guest: Guest) -> None:
         self._keeper = keeper
@@ -77,7 +78,9 @@ class Conversation:
         self.asked: Asked | None = None
         self.application: Application | None = None
         self.approved = False
-        keeper.loop.watch(guest.client.fileno(), self._on_client)
+        self._taken = False
+        # A warden takes the first packet; until then only the caller's going is heard.
+        keeper.loop.watch(guest.client.fileno(), self.close, GONE)
         keeper.loop.watch(guest.pidfd, self.close)
         keeper.names.find(guest.caller.uid, self._named)
 
@@ -108,15 +111,17 @@ class Conversation:
                 self._refuse(75, "no-leaf", f"the agent could not make a group for its processes ({error}): try again")
                 return
         leaf = self._leaf
-        descriptors = guest.descriptors[0], guest.descriptors[1], guest.descriptors[2], guest.descriptors[3]
+        assert guest.parked is not None
+        parked, taken = guest.parked, self._taken
 
         def order(channel: socket.socket) -> Order:
             return Order(
                 hello=self.hello,
                 caller=guest.caller,
-                descriptors=descriptors,
                 channel=channel,
                 client=guest.client,
+                parked=parked,
+                taken=taken,
                 caller_pidfd=guest.pidfd,
                 keeper_pidfd=keeper.pidfd,
                 leaf=leaf.descriptor() if leaf else None,
@@ -127,13 +132,24 @@ class Conversation:
                 nofile=keeper.nofile,
             )
 
-        warden = Warden(keeper.loop, order, keeper.cache, on_message=self._on_warden, on_death=self._on_warden_death)
+        try:
+            warden = Warden(
+                keeper.loop, order, keeper.cache, on_message=self._on_warden, on_death=self._on_warden_death
+            )
+        except OSError as error:
+            self._drop_warden()
+            self._refuse(75, "no-process", f"the agent could not make a process for it ({error}): try again")
+            return
         self._warden = warden
         late = keeper.loop.after(_JUDGE_WITHIN, warden.kill)
         self._judge_late = late
 
     def _on_warden(self, message: FromWarden) -> None:
         self._judge_late.cancel()
+        if not self._taken:
+            self._taken = True
+            self._keeper.loop.unwatch(self._guest.client.fileno())
+            self._keeper.loop.watch(self._guest.client.fileno(), self._on_client)
         match message:
             case NotFound():
                 self._drop_warden()
@@ -229,7 +245,8 @@ class Conversation:
             self._refuse(77, "not-recorded", str(error))
             return
         self.stage = "started"
-        self._release()
+        self._leave()
+        self._guest.hand_over()
         keeper.on_started()
 
     # --- asking -------------------------------------------------------------------------------------------------------
@@ -387,8 +404,10 @@ class Conversation:
 
     def _on_client(self) -> None:
         try:
-            packet = self._guest.client.recv(65536)
-            more = read_more(packet) if packet else None
+            packet, _, flags, _ = self._guest.client.recvmsg(65536, 0, socket.MSG_PEEK)
+            more = read_more(packet) if packet and not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) else None
+            if more is not None:
+                self._guest.client.recv(65536)
         except BlockingIOError:
             return
         except (OSError, msgspec.MsgspecError):
@@ -436,12 +455,10 @@ class Conversation:
             leaf, self._leaf = self._leaf, None
             self._keeper.runs.discard(leaf)
 
-    def _release(self) -> None:
-        """Let go of everything; the warden, if it runs something, has its own copies."""
+    def _leave(self) -> None:
         self._keeper.waiting.discard(self)
         for fd in (self._guest.client.fileno(), self._guest.pidfd):
             self._keeper.loop.unwatch(fd)
-        self._guest.close()
         self._keeper.door.left(self._guest.caller.uid)
 
     def close(self) -> None:
@@ -449,4 +466,5 @@ class Conversation:
             return
         self.stage = "closed"
         self._drop_warden()
-        self._release()
+        self._leave()
+        self._guest.close(self._keeper.door.closing)

@@ -1,10 +1,14 @@
-"""The socket that every user of the computer may knock at: who calls is what the kernel says, and nobody crowds it."""
+"""The socket that every user of the computer may knock at: who calls is what the kernel says, and nobody crowds it.
+
+The keeper never takes a descriptor of a caller: to close one can wait for ever (a socket that lingers, a file of a
+user's own file system), and nobody's revoke would be heard. It looks at the first packet (MSG_PEEK), and a warden
+takes it, with what came with it.
+"""
 
 import contextlib
 import logging
 import os
 import socket
-import stat
 import struct
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +19,7 @@ import msgspec
 
 from sojourn_agent.packets import VERSION, Hello, Refused, pack, read_hello
 
+from .children import Closing
 from .judge import Caller
 from .loop import Loop
 from .state import Unusable
@@ -27,25 +32,34 @@ _HELLO_WITHIN = 2.0
 """Seconds for the first packet; `elevate` needs a millisecond."""
 _PER_USER = 16
 _IN_ALL = 512
-"""Open conversations, of one user and of all; each holds at most seven descriptors."""
+"""Open conversations, of one user and of all; each holds at most seven descriptors of the keeper."""
 _WITH_DESCRIPTORS = frozenset({"run", "check", "facts"})
 
 
 @dataclass(frozen=True)
 class Guest:
-    """One caller whose first packet was understood. Whoever takes the guest closes `client`, `pidfd`, `descriptors`."""
+    """One caller whose first packet was understood. Whoever takes the guest lets go of it: `close` or `hand_over`.
+
+    `parked`: a socket pair in which the first warden puts the caller's 0, 1, 2 and working folder, for those that
+    judge again; None: none came.
+    """
 
     client: socket.socket
     caller: Caller
     pid: int
     pidfd: int
     hello: Hello
-    descriptors: tuple[int, ...]
+    parked: tuple[socket.socket, socket.socket] | None
 
-    def close(self) -> None:
-        for fd in (self.pidfd, *self.descriptors):
-            os.close(fd)
-        self.client.close()
+    def close(self, closing: Closing) -> None:
+        os.close(self.pidfd)
+        closing.close(self.client, *(self.parked or ()))
+
+    def hand_over(self) -> None:
+        """A warden that lives has all of it too."""
+        os.close(self.pidfd)
+        for end in (self.client, *(self.parked or ())):
+            end.close()
 
 
 class Door:
@@ -56,6 +70,7 @@ class Door:
         self._path = path
         self._welcome = welcome
         self._inside: Counter[int] = Counter()
+        self.closing = Closing(loop)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             if not path.parent.exists():
@@ -95,13 +110,13 @@ class Door:
             pidfd = _peer_pidfd(client, pid)
             caller = Caller(uid, gid, _peer_groups(client))
         except OSError:
-            client.close()
+            self.closing.close(client)
             return
         if self._inside[uid] >= _PER_USER or self._inside.total() >= _IN_ALL:
             why = f"you have {self._inside[uid]} others waiting" if self._inside[uid] >= _PER_USER else "too many call"
             refuse(client, Refused(exit=75, why=f"{why}: end one first, or try again later"))
-            client.close()
             os.close(pidfd)
+            self.closing.close(client)
             return
         self._inside[uid] += 1
         _Knock(self._loop, self, client=client, caller=caller, pid=pid, pidfd=pidfd)
@@ -112,8 +127,8 @@ class Door:
     def turn_away(self, client: socket.socket, uid: int, pidfd: int, why: str | None) -> None:
         if why is not None:
             refuse(client, Refused(exit=75, why=why))
-        client.close()
         os.close(pidfd)
+        self.closing.close(client)
         self.left(uid)
 
 
@@ -128,29 +143,27 @@ class _Knock:
 
     def _on_packet(self) -> None:
         try:
-            packet, ancillary, flags, _ = self._client.recvmsg(
-                _PACKET, socket.CMSG_SPACE(64 * 4), socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
+            packet, _, flags, _ = self._client.recvmsg(_PACKET, 0, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
             self._end(None)
             return
-        descriptors = _descriptors(ancillary)
         try:
             if not packet:
                 raise _Malformed(None)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & socket.MSG_TRUNC:
                 raise _Malformed("the message is too long (64 KiB at most: shorten the arguments)")
-            hello = _read(packet, descriptors)
+            hello = _read(packet, with_descriptors=bool(flags & socket.MSG_CTRUNC))
         except _Malformed as error:
-            for fd in descriptors:
-                os.close(fd)
             self._end(error.why)
             return
         self._loop.unwatch(self._client.fileno())
         self._late.cancel()
-        self._door.admit(Guest(self._client, self._caller, self._pid, self._pidfd, hello, descriptors))
+        parked = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) if hello.op in _WITH_DESCRIPTORS else None
+        if parked is None:
+            self._client.recv(_PACKET)
+        self._door.admit(Guest(self._client, self._caller, self._pid, self._pidfd, hello, parked))
 
     def _end(self, why: str | None) -> None:
         self._late.cancel()
@@ -170,7 +183,7 @@ def refuse(client: socket.socket, packet: Refused) -> None:
         client.send(pack(packet), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def _read(packet: bytes, descriptors: tuple[int, ...]) -> Hello:
+def _read(packet: bytes, *, with_descriptors: bool) -> Hello:
     """Raises _Malformed."""
     try:
         hello = read_hello(packet)
@@ -181,22 +194,11 @@ def _read(packet: bytes, descriptors: tuple[int, ...]) -> Hello:
     if hello.v != VERSION:
         raise _Malformed(f"elevate speaks version {hello.v}, the agent {VERSION}: install the agent's own elevate")
     needs = hello.op in _WITH_DESCRIPTORS
-    if len(descriptors) != (4 if needs else 0):
-        raise _Malformed(f"{len(descriptors)} descriptors came with “{hello.op}”")
-    if needs:
-        if not 1 <= len(hello.argv) <= 1024 or any("\0" in argument for argument in hello.argv):
-            raise _Malformed("name an application and at most 1023 arguments")
-        if not stat.S_ISDIR(os.fstat(descriptors[3]).st_mode):
-            raise _Malformed("the fourth descriptor is no folder")
+    if with_descriptors != needs:  # how many, and what, the warden sees
+        raise _Malformed(f"“{hello.op}” comes with {'four' if needs else 'no'} descriptors")
+    if needs and (not 1 <= len(hello.argv) <= 1024 or any("\0" in argument for argument in hello.argv)):
+        raise _Malformed("name an application and at most 1023 arguments")
     return hello
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, ...]:
-    found: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
-    return tuple(found)
 
 
 def _peer_pidfd(client: socket.socket, pid: int) -> int:

@@ -163,7 +163,7 @@ class Keeper:
             except OSError as error:
                 log.info("an answer was not taken: %s", error)
             finally:
-                guest.close()
+                guest.close(self.door.closing)
                 self.door.left(guest.caller.uid)
 
         self.names.find(guest.caller.uid, named)

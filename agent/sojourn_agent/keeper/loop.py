@@ -16,6 +16,8 @@ from sojourn_shared.clock import boottime
 log = logging.getLogger("sojourn.keeper")
 
 READ = select.EPOLLIN | select.EPOLLRDHUP
+GONE = select.EPOLLRDHUP
+"""For a connection that another process reads: its other side has left."""
 CHANGED = select.EPOLLPRI
 """For `cgroup.events`: the kernel says that the file reads differently now."""
 
