@@ -1,16 +1,10 @@
-"""Which rule matches these facts: pure, the same on the computer and on the server, and it explains itself.
+"""One rule after the other, and the sentences on what was equal and what differed."""
 
-A fact that is not known never matches, and neither does a rule that names nothing: silence must not elevate.
-"""
-
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import assert_never
+from typing import Self, assert_never
 
-from .contracts.wire import (
+from sojourn_shared.contracts.wire import (
     AnyArgument,
     Application,
     ArgumentPattern,
@@ -23,6 +17,11 @@ from .contracts.wire import (
     VerifiedExecutableRule,
 )
 
+from .spellings import bare_clsid, digest, folded, path_parts
+
+CLASSLESS = ("linux", "macos")
+"""Platforms that have no class ids."""
+
 
 @dataclass(frozen=True, slots=True)
 class Match:
@@ -31,6 +30,10 @@ class Match:
     index: int
     rule: Rule
     why: str
+
+    @classmethod
+    def of(cls, index: int, rule: Rule, checks: "Sequence[Check]") -> Self:
+        return cls(index, rule, f"{_title(rule)} matches: {_listed(checks)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def match(rules: Sequence[Rule], application: Application) -> Match | NoMatch:
         checks = tuple(checks_of(rule, application))
         failed = sum(not check.passed for check in checks)
         if not failed:
-            return Match(index, rule, f"{_title(rule)} matches: {_listed(checks)}")
+            return Match.of(index, rule, checks)
         closeness = (len(checks) - failed, -failed)
         if nearest is None or closeness > nearest[0]:
             nearest = closeness, index, checks
@@ -117,9 +120,9 @@ def checks_of(rule: Rule, application: Application) -> Iterator[Check]:
 
 
 def _name(field: str, asked: str, known: str | None) -> Check:
-    if not (wanted := _folded(asked)):
+    if not (wanted := folded(asked)):
         return Check(field, False, f"the rule names no {field}")
-    if known is None or not (found := _folded(known)):
+    if known is None or not (found := folded(known)):
         return Check(field, False, f"{field} is not known on this computer")
     if wanted == found:
         return Check(field, True, f"{field} is {_shown(known)}")
@@ -141,10 +144,9 @@ def _verified(application: Application) -> Check:
 
 
 def _sha256(asked: str, known: str | None) -> Check:
-    wanted = asked.lower()
-    if not _SHA256.fullmatch(wanted):
+    if (wanted := digest(asked)) is None:
         return Check("sha256", False, "the rule's sha256 is not 64 hex digits")
-    if known is None or not _SHA256.fullmatch(found := known.lower()):
+    if (found := digest(known)) is None:
         return Check("sha256", False, "sha256 is not known on this computer")
     if wanted == found:
         return Check("sha256", True, f"sha256 is {found[:12]}…")
@@ -152,11 +154,11 @@ def _sha256(asked: str, known: str | None) -> Check:
 
 
 def _clsid(asked: str, application: Application) -> Check:
-    if (wanted := _bare_clsid(asked)) is None:
+    if (wanted := bare_clsid(asked)) is None:
         return Check("clsid", False, "the rule's clsid is not of the form {8-4-4-4-12}")
-    if application.platform in ("linux", "macos"):
+    if application.platform in CLASSLESS:
         return Check("clsid", False, f"clsid is not applicable on {application.platform}")
-    if application.clsid is None or (found := _bare_clsid(application.clsid)) is None:
+    if application.clsid is None or (found := bare_clsid(application.clsid)) is None:
         return Check("clsid", False, "clsid is not known on this computer")
     if wanted == found:
         return Check("clsid", True, f"clsid is {{{found}}}")
@@ -166,9 +168,9 @@ def _clsid(asked: str, application: Application) -> Check:
 def _folder(rule: FolderPathRule, application: Application) -> Check:
     """Compares whole names, never prefixes of one: `/opt/app` holds nothing of `/opt/app-evil`."""
     platform = application.platform
-    if (folder := _parts(rule.path, platform)) is None:
+    if (folder := path_parts(rule.path, platform)) is None:
         return Check("path", False, f"the rule's path {_shown(rule.path)} is not absolute, or not plain")
-    if (file := _parts(application.path, platform)) is None or not file[1:]:
+    if (file := path_parts(application.path, platform)) is None or not file[1:]:
         return Check("path", False, f"path {_shown(application.path)} is not absolute, or not plain")
     parent = file[:-1]
     if parent == folder or (rule.recursive and parent[: len(folder)] == folder):
@@ -197,47 +199,6 @@ def _arguments(pattern: ArgumentPattern, known: list[str] | None) -> Check:
     return Check("arguments", True, "arguments are as the rule says")
 
 
-# --- spellings --------------------------------------------------------------------------------------------------------
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_CLSID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_DRIVE = re.compile(r"[a-z]:")
-
-
-@lru_cache(maxsize=1024)
-def _folded(text: str) -> str:
-    """One spelling for all that Unicode calls a compatibility caseless match (The Unicode Standard, D146)."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
-    return unicodedata.normalize("NFKC", folded.casefold()).strip()
-
-
-def _bare_clsid(text: str) -> str | None:
-    """Lower case without braces; null when it is none."""
-    bare = text.strip().lower()
-    if bare.startswith("{") and bare.endswith("}"):
-        bare = bare[1:-1]
-    return bare if _CLSID.fullmatch(bare) else None
-
-
-def _parts(path: str, platform: str | None) -> tuple[str, ...] | None:
-    """The names that make up an absolute path, the root first; null when it is relative, or has `..` or NUL.
-
-    Windows paths compare without case and know two separators; all others compare exactly. Facts without a
-    platform are read by the path's own look.
-    """
-    if platform == "windows" or (platform is None and not path.startswith("/")):
-        root, *names = path.lower().replace("/", "\\").split("\\")
-        if not _DRIVE.fullmatch(root):
-            return None
-    else:
-        root, *names = path.split("/")
-        if root or not names:
-            return None
-    if ".." in names or "." in names or "\0" in path:
-        return None
-    return root, *filter(None, names)
-
-
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
@@ -251,5 +212,7 @@ def _listed(checks: Sequence[Check]) -> str:
 
 def _shown(text: str) -> str:
     """Text of others inside our sentence: quoted, cut, and without control characters that a terminal would obey."""
-    plain = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    plain = text
+    if not text.isprintable():
+        plain = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
     return f"“{plain if len(plain) <= 120 else plain[:119] + '…'}”"
