@@ -84,6 +84,7 @@ class KeyRing:
         self._state = state
         self._root = root
         self._set: KeySet | None = None
+        self._jws: str | None = None
         self._keys: dict[str, tuple[PublicKey, datetime | None]] = {}
         if text := state.read("keys.jws"):
             try:
@@ -101,13 +102,19 @@ class KeyRing:
         return {kid: key for kid, (key, end) in self._keys.items() if end is None or now is None or now < end}
 
     def offer(self, jws: str) -> bool:
-        """Take a key set of a higher epoch; False when the one held is as new. Raises Refused."""
+        """Take a key set of a higher epoch; False when the one held is as new. It counts from now on, but is not on
+        disk before `keep`. Raises Refused."""
         offered = self._open(jws)
         if offered.epoch <= self.epoch:
             return False
         self._use(offered)
-        self._state.write("keys.jws", jws)
+        self._jws = jws
         return True
+
+    def keep(self) -> None:
+        """Write what is held to disk. Raises OSError."""
+        if self._jws is not None:
+            self._state.write("keys.jws", self._jws)
 
     def _open(self, jws: str) -> KeySet:
         try:

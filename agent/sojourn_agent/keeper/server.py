@@ -45,6 +45,7 @@ _ANSWER_MS = 2000
 _LOOKED = 0.5
 """Seconds for which a look is as good as a new one: a loop of refusals must not become a loop of questions."""
 _RENEW_EACH = 10.0
+_STORE_AGAIN = 5.0
 _MOST = 60.0
 _NONCE = re.compile(r"[A-Za-z0-9_-]{8,128}")
 _RENEWAL_NONCE = re.compile(r"[\x21-\x7e]{8,512}")
@@ -52,7 +53,7 @@ _RENEWAL_NONCE = re.compile(r"[\x21-\x7e]{8,512}")
 
 class Server:
     """Asks in heartbeats, and judges what the link brings. `must_hear`: nothing starts before a heartbeat was answered,
-    because no document was stored when the keeper started."""
+    because no document was stored when the keeper started, or no memory of what was used."""
 
     def __init__(self, keeper: "Keeper", keys: KeyRing, key: PrivateKey) -> None:
         self._keeper = keeper
@@ -63,7 +64,7 @@ class Server:
         except (nkeys.NkeysError, ValueError) as error:
             raise Unusable(f"{keeper.state.path('link.seed')} holds no nkey seed ({error}): enrol again") from None
         self.link_public_key: str = self._link_key.public_key.decode()
-        self.must_hear = keeper.documents.held is None
+        self.must_hear = keeper.documents.held is None or keeper.spool.is_new
         self._nonces: set[str] = set()
         self._beat: Timer | None = None
         self._pause = 1.0
@@ -79,7 +80,7 @@ class Server:
                 computer_id=keeper.config.computer_id,
                 server=keeper.config.server,
                 link_public_key=self.link_public_key,
-                credentials=keeper.state.need("credentials.json"),
+                credentials=keeper.state.read("credentials.json") or "",  # a lost one costs a renewal
                 ca_pem=keeper.state.read("ca.pem"),
             )
         )
@@ -224,6 +225,7 @@ class Server:
             log.error("a key set is not taken: %s", error)
             return
         if newer:
+            self._keep_keys()
             if keeper.documents.drop_if_key_removed():
                 self.must_hear = True
                 keeper.enforcement.review()
@@ -235,8 +237,18 @@ class Server:
         except msgspec.MsgspecError as error:
             log.error("renewed credentials cannot be read: %s", error)
             return
-        self._keeper.state.write("credentials.json", renewed.credentials)
         self._take_keys(renewed.keys)
+        try:
+            self._keeper.state.write("credentials.json", renewed.credentials)
+        except OSError as error:  # a full disk: the link has them, and renews again after a restart
+            log.error("renewed credentials cannot be written: %s", error)
+
+    def _keep_keys(self) -> None:
+        try:
+            self._keys.keep()
+        except OSError as error:  # a full disk: they count all the same
+            log.error("the key set cannot be written now: %s", error)
+            self._keeper.loop.after(_STORE_AGAIN, self._keep_keys)
 
     def _want_keys(self, why: str) -> None:
         if boottime() - self._renewed_at >= _RENEW_EACH:

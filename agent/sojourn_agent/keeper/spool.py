@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE INDEX IF NOT EXISTS requests_of_user ON requests (uid, status);
 """
 _OLDEST = "SELECT place, id, kind, jws FROM reports WHERE kind = ? ORDER BY place LIMIT ?"
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _KEPT = timedelta(days=35)
 """How long a decided request is remembered, for `elevate --status`."""
 
@@ -80,16 +81,14 @@ class Spool:
         self.uses: dict[str, Use] = {}
         self.said: dict[str, datetime] = {}
         """When `ended` was reported of a grant."""
+        self.is_new = False
+        """Nothing is remembered of first uses: what the server has heard of them must be heard first."""
         try:
             self._open(state)
-        except sqlite3.DatabaseError as error:
-            for name in ("spool.db-wal", "spool.db-shm"):
-                state.path(name).unlink(missing_ok=True)
-            try:
-                state.set_aside("spool.db", str(error), now())
-                self._open(state)
-            except (OSError, sqlite3.DatabaseError) as again:
-                raise Unusable(f"the spool in {state.folder} cannot be used: {again}") from None
+        except (sqlite3.Error, ValueError) as error:
+            if not _is_damage(error):  # a full disk, a lock: what is stored is good, and must not be lost
+                raise Unusable(f"the spool in {state.folder} cannot be used now: {error}") from None
+            self._begin_anew(state, error)
         self.waiting: int = self._database.execute("SELECT count(*) FROM reports").fetchone()[0]
 
     @property
@@ -217,18 +216,38 @@ class Spool:
             for row in rows
         ]
 
+    def _begin_anew(self, state: State, error: Exception) -> None:
+        """Raises Unusable."""
+        self.uses, self.said = {}, {}
+        try:
+            if hasattr(self, "_database"):
+                self._database.close()
+            state.set_aside("spool.db", str(error), self._now())
+            for name in ("spool.db-wal", "spool.db-shm"):
+                if state.path(name).exists():
+                    state.set_aside(name, str(error), self._now())
+            self._open(state)
+        except (OSError, sqlite3.Error) as again:
+            raise Unusable(f"the spool in {state.folder} cannot be used: {again}") from None
+
     def _open(self, state: State) -> None:
         self._database = sqlite3.connect(state.path("spool.db"), isolation_level=None, timeout=2)
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute("PRAGMA cache_size = -512")
         if self._database.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check finds it damaged")
+            raise ValueError("quick_check finds it damaged")
+        self.is_new = self._database.execute("SELECT 1 FROM sqlite_master").fetchone() is None
         self._database.executescript(_SCHEMA)
         for grant_id, first, uses, over, said in self._database.execute("SELECT * FROM uses"):
             self.uses[grant_id] = Use(_moment(first) if first else None, uses, over)
             if said:
                 self.said[grant_id] = _moment(said)
+
+
+def _is_damage(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, ValueError) or (code is not None and code & 0xFF in _DAMAGE)
 
 
 class TooLong(Exception):

@@ -17,6 +17,7 @@ from .trusted import Marks, Suspended, Trusted, after_start
 
 log = logging.getLogger("sojourn.keeper")
 
+_YEARS = range(2000, 9000)
 _EACH = 60.0
 """Seconds between marks: so much of a grant may be used twice if the computer loses power."""
 
@@ -94,7 +95,10 @@ class Timekeeping:
         if text is None:
             return None
         try:
-            return msgspec.json.decode(text, type=Marks)
-        except msgspec.MsgspecError as error:
+            marks = msgspec.json.decode(text, type=Marks)
+            if marks.now.year not in _YEARS:
+                raise ValueError(f"nobody wrote this in the year {marks.now.year}")
+            return marks
+        except ValueError as error:  # msgspec's errors are ValueErrors
             self._state.set_aside("marks.json", str(error))
             return None

@@ -6,6 +6,7 @@ Moments are aware UTC, boot times seconds of CLOCK_BOOTTIME (which counts sleep)
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
 
@@ -17,8 +18,8 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     """What is written each minute: the highest trusted moment so far, and what BOOTTIME of which boot it was then."""
 
     boot_id: str
-    boottime: float
-    now: datetime
+    boottime: Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+    now: Annotated[datetime, msgspec.Meta(tz=True)]
     confirmed: bool
     epoch: int = 0
     version: int = 0
