@@ -188,7 +188,7 @@ class Stack:
                 "SOJOURN_PUBLIC_URL": self.url,
                 "SOJOURN_KEY_SET": f"{keys}/key-set.json",
             },
-            "requests": {},
+            "requests": {"SOJOURN_PUBLIC_URL": self.url},
             "expiry": {
                 "SOJOURN_STATE_KEYS": f"{keys}/documents",
                 "SOJOURN_PUBLIC_URL": self.url,

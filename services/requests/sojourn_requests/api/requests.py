@@ -203,7 +203,8 @@ async def list_requests(
     by_change = asked.updated_after is not None
     page = asked.page(rows, lambda one: (one.updated_at if by_change else one.created_at, one.id))
     names = await people.computer_names(tx.connection, [one.wish.computer_id for one in page["items"]])
-    items = [_shown(one, names.get(one.wish.computer_id)) for one in page["items"]]
+    console = tx.house.settings.public_url
+    items = [_shown(one, console, names.get(one.wish.computer_id)) for one in page["items"]]
     return RequestPage(items=items, next_cursor=page["next_cursor"])
 
 
@@ -363,13 +364,14 @@ async def _saved(before: Request, after: Request, change: str, tx: Tx, response:
 async def _out(request: Request, tx: Tx, response: Response) -> RequestOut:
     set_etag(response, request.version)
     computer_id = request.wish.computer_id
-    return _shown(request, (await people.computer_names(tx.connection, [computer_id])).get(computer_id))
+    names = await people.computer_names(tx.connection, [computer_id])
+    return _shown(request, tx.house.settings.public_url, names.get(computer_id))
 
 
-def _shown(request: Request, computer_name: str | None) -> RequestOut:
+def _shown(request: Request, console: str, computer_name: str | None) -> RequestOut:
     return RequestOut(
         **vars(entity_of(request)),
         computer_name=computer_name,
-        console_url=f"/just-in-time-access/requests#{request.id}",
+        console_url=f"{console}/just-in-time-access/requests#{request.id}",
         suggested_rules=domain.suggested_rules(request.wish.application),
     )

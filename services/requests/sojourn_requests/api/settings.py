@@ -66,7 +66,7 @@ class AutonomousApprovalOut(AutonomousSettings, _Kept):
 @routes.get("/requests")
 async def show_requests_settings(caller: Reader, tx: TheTx, response: Response) -> RequestsSettingsOut:
     """What may be asked, for how long, and who decides."""
-    return _asking(await tx.asking_settings(), response)
+    return _asking(await tx.asking_settings(), tx, response)
 
 
 @routes.put("/requests", responses=CHANGE_ERRORS)
@@ -77,13 +77,13 @@ async def change_requests_settings(
     saved = await tx.asking_settings(held=True)
     precondition.check(saved.version)
     wanted = AskingSettings.model_validate(body.model_dump())
-    return _asking(await _save(tx, "requests", replace(saved, body=wanted), saved), response)
+    return _asking(await _save(tx, "requests", replace(saved, body=wanted), saved), tx, response)
 
 
 @routes.get("/autonomous-approval")
 async def show_autonomous_approval(caller: Reader, tx: TheTx, response: Response) -> AutonomousApprovalOut:
     """Which requests are approved without a person."""
-    return _autonomous(await tx.autonomous_settings(), response)
+    return _autonomous(await tx.autonomous_settings(), tx, response)
 
 
 @routes.put("/autonomous-approval", responses=CHANGE_ERRORS)
@@ -96,7 +96,7 @@ async def change_autonomous_approval(
     wanted = AutonomousSettings.model_validate(body.model_dump())
     trust = domain.trust_after(saved.trust, wanted.trusted_users, await _author(caller, tx))
     return _autonomous(
-        await _save(tx, "autonomous-approval", replace(saved, body=wanted, trust=trust), saved), response
+        await _save(tx, "autonomous-approval", replace(saved, body=wanted, trust=trust), saved), tx, response
     )
 
 
@@ -120,18 +120,18 @@ async def _save(tx: Tx, id: str, wanted: Saved[Any], before: Saved[Any]) -> Save
     return after
 
 
-def _asking(saved: Saved[AskingSettings], response: Response) -> RequestsSettingsOut:
+def _asking(saved: Saved[AskingSettings], tx: Tx, response: Response) -> RequestsSettingsOut:
     set_etag(response, saved.version)
-    return RequestsSettingsOut(**saved.body.model_dump(), **_kept("requests", saved))
+    return RequestsSettingsOut(**saved.body.model_dump(), **_kept("requests", saved, tx))
 
 
-def _autonomous(saved: Saved[AutonomousSettings], response: Response) -> AutonomousApprovalOut:
+def _autonomous(saved: Saved[AutonomousSettings], tx: Tx, response: Response) -> AutonomousApprovalOut:
     set_etag(response, saved.version)
     trusted_by = {name: TrustedBy(by=one.by, by_name=one.by_name, at=one.at) for name, one in saved.trust.items()}
-    kept = _kept("autonomous-approval", saved)
+    kept = _kept("autonomous-approval", saved, tx)
     return AutonomousApprovalOut(**saved.body.model_dump(), **kept, trusted_by=trusted_by)
 
 
-def _kept(id: str, saved: Saved[Any]) -> dict[str, Any]:
+def _kept(id: str, saved: Saved[Any], tx: Tx) -> dict[str, Any]:
     times = {"created_at": saved.created_at, "updated_at": saved.updated_at}
-    return {"id": id, "version": saved.version, "console_url": f"/settings/{id}", **times}
+    return {"id": id, "version": saved.version, "console_url": f"{tx.house.settings.public_url}/settings/{id}", **times}
