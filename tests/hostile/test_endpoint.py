@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -529,6 +529,31 @@ def test_22_the_keeper_signs_no_document_for_the_link(computer: Computer) -> Non
         computer.server.send(between.SignNonce(ask=1, nonce=nonce))
     eventually(lambda: len([m for m in computer.server.heard if isinstance(m, between.Signature)]) == 4)
     assert all(m.signature is None for m in computer.server.heard if isinstance(m, between.Signature))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"until": datetime(2100, 1, 1)},
+        {"duration_minutes": 10**15, "starts": "first_use", "until": None},
+        {"revoked": wire.Revoked(at=system_clock(), reason="x", grace_seconds=10**15)},
+    ],
+    ids=["no zone", "an endless duration", "an endless grace"],
+)
+def test_22_a_grant_that_cannot_be_reckoned_with_keeps_no_other_alive(computer: Computer, fields: Any) -> None:
+    """It is refused alone, and reported; the revoke in the same document ends what runs."""
+    grant = computer.grant(ANYTHING)
+    process = computer.popen("--", "/usr/bin/sleep", "987", uid=MALLORY)
+    run_of(computer)
+    strange = wire.Grant(
+        **({"id": "strange", "users": wire.Users(all=True), "from_": system_clock(), "rules": [ANYTHING]} | fields)
+    )
+    computer.server.grants = {"strange": strange} | computer.server.grants
+    computer.server.revoke(grant)
+    assert process.wait(5) == 124
+    applied = eventually(lambda: computer.server.of_kind(wire.AppliedReport)[2:])[0]
+    assert all(not one.applied for one in applied.grants)
+    assert computer.elevate("--no-wait", "--", "/usr/bin/id", uid=MALLORY).status == 77
 
 
 # --- the door itself, as far as First light's cases lean on it --------------------------------------------------------

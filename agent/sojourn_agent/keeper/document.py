@@ -17,6 +17,7 @@ from sojourn_shared.contracts.wire import (
     Document,
     Grant,
     KeySet,
+    Moment,
     SignedTime,
     UnreadableGrant,
     read_grants,
@@ -66,8 +67,8 @@ class Outline(msgspec.Struct, frozen=True):
     """As much of an unreadable grant as its end needs."""
 
     id: str
-    until: datetime | None = None
-    take_up_until: datetime | None = None
+    until: Moment | None = None
+    take_up_until: Moment | None = None
     revoked: msgspec.Raw | None = None
 
     def ended(self, now: datetime) -> Literal["revoked", "expired"] | None:

@@ -5,7 +5,7 @@ agent must not ignore is named in a grant's `needs`. Times are RFC 3339 texts in
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -13,6 +13,10 @@ DOCUMENT_LIMIT = 256 * 1024
 REPORT_LIMIT = 64 * 1024
 RULE_SET_LIMIT = 512 * 1024
 PACKET_LIMIT = 64 * 1024
+
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time that names its zone: one without cannot be compared with any other."""
 
 
 class Wire(msgspec.Struct, frozen=True):
@@ -115,9 +119,9 @@ class Asking(Wire, frozen=True, kw_only=True):
 
 
 class Revoked(Wire, frozen=True, kw_only=True):
-    at: datetime
+    at: Moment
     reason: str
-    grace_seconds: int = 0
+    grace_seconds: Annotated[int, msgspec.Meta(ge=0, le=10**8)] = 0
     superseded: bool = False
 
 
@@ -126,11 +130,11 @@ class Grant(Wire, frozen=True, kw_only=True):
 
     id: str
     users: Users
-    from_: datetime = msgspec.field(name="from")
-    until: datetime | None = None
+    from_: Moment = msgspec.field(name="from")
+    until: Moment | None = None
     starts: Literal["at_from", "first_use"] = "at_from"
-    duration_minutes: int | None = None
-    take_up_until: datetime | None = None
+    duration_minutes: Annotated[int, msgspec.Meta(ge=1, le=10**8)] | None = None
+    take_up_until: Moment | None = None
     policy_id: str | None = None
     policy_name: str | None = None
     request_id: str | None = None
@@ -206,7 +210,7 @@ class SignedTime(Wire, frozen=True, kw_only=True):
 class DocumentKey(Wire, frozen=True, kw_only=True):
     kid: str
     x: str
-    not_after: datetime | None = None
+    not_after: Moment | None = None
 
 
 class KeySet(Wire, frozen=True, kw_only=True):
