@@ -1,7 +1,12 @@
-"""Attacks of an unprivileged user on what the agent takes for root's: names, links, interpreters, media (as root)."""
+"""Attacks of an unprivileged user on what the agent takes for root's: names, links, interpreters, media, groups.
 
+As root.
+"""
+
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sojourn_agent.testing import Computer, a_computer
+from sojourn_agent.keeper.leaves import find_parent
+from sojourn_agent.testing import Computer, a_computer, eventually
 from sojourn_shared.contracts import wire
 
 pytestmark = [
@@ -90,3 +96,55 @@ def test_8_roots_files_on_a_medium_that_a_user_brought_are_not_roots(computer: C
         place.rmdir()
     assert (told.status, told.out) == (77, "")
     assert f"others than root can change {place}" in told.err
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mallorys_groups() -> Iterator[tuple[Path, Path]]:
+    """Two cgroups as a desktop delegates them to its user; this process, and the agent with it, is in the first."""
+    try:
+        top = find_parent("test").parent / f"mallory-{os.getpid()}"
+    except ValueError:
+        pytest.skip("cgroup v2 is not mounted")
+    groups = top / "terminal", top / "elsewhere"
+    home = Path(f"{top.parent}/cgroup.procs")
+    try:
+        for group in (top, *groups):
+            group.mkdir()
+            for name in ("", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(group / name, MALLORY, MALLORY)
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made: {error}")
+    (groups[0] / "cgroup.procs").write_text(str(os.getpid()))
+    yield groups
+    home.write_text(str(os.getpid()))
+    for group in (*groups, top):
+        for pid in (group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        eventually(lambda group=group: "populated 0" in (group / "cgroup.events").read_text())
+        group.rmdir()
+
+
+def test_21_an_elevated_process_is_in_no_group_that_its_user_commands(mallorys_groups: tuple[Path, Path]) -> None:
+    """Else Mallory moves it out of its leaf, and without the run's id in its environment nothing would end it."""
+    with a_computer() as computer:
+        grant = computer.grant(wire.FolderPathRule(path="/usr/bin"))
+        script = "echo $$; exec sleep 987"
+        process = computer.popen("--", "/usr/bin/env", "-i", "/usr/bin/sh", "-c", script, uid=MALLORY)
+        pid = process.stdout.readline().decode().strip()
+
+        def move() -> None:
+            os.setresuid(MALLORY, MALLORY, MALLORY)
+            (mallorys_groups[1] / "cgroup.procs").write_text(pid)
+
+        moving = os.fork()
+        if moving == 0:
+            with contextlib.suppress(OSError):
+                move()
+            os._exit(0)
+        os.waitpid(moving, 0)
+        computer.server.revoke(grant)
+        assert process.wait(5) == 124
+        eventually(lambda: not Path(f"/proc/{pid}").exists())

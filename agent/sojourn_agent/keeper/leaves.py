@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -207,7 +208,9 @@ def fork_into(leaf: int) -> int:
 
 
 def find_parent(computer_id: str) -> Path:
-    """Below the cgroup that the keeper is in: under systemd that is the unit's own, delegated one.
+    """Below the cgroup that the keeper is in: under systemd that is the unit's own, delegated one. Below the topmost
+    when a user could move what runs there out of its leaf: started by sudo, the keeper is in a cgroup of the desktop's,
+    which is that user's.
 
     Raises ValueError when cgroup v2 is not mounted.
     """
@@ -219,7 +222,20 @@ def find_parent(computer_id: str) -> Path:
     if mount is None:
         raise ValueError("cgroup v2 is not mounted")
     own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
-    return mount / own.lstrip("/") / f"sojourn-{computer_id}"
+    place = mount / own.lstrip("/")
+    way = [folder for folder in (place, *place.parents) if folder.is_relative_to(mount)]
+    if os.geteuid() == 0 and any(_is_users(folder) for folder in way):
+        place = mount
+    return place / f"sojourn-{computer_id}"
+
+
+def _is_users(cgroup: Path) -> bool:
+    """Whether somebody but root may move processes into it, and those below it."""
+    try:
+        found = [entry.stat() for entry in (cgroup, cgroup / "cgroup.procs")]
+    except OSError:  # another namespace's view of it
+        return True
+    return any(entry.st_uid != 0 or entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH) for entry in found)
 
 
 def carriers(run_id: str) -> Iterator[int]:
