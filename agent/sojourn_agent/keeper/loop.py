@@ -25,6 +25,8 @@ Callback = Callable[[], None]
 
 _CLOCK_BOOTTIME = 7
 _ABSOLUTE = 1
+_FEW = 1000
+"""Timers."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,6 +74,7 @@ class Loop:
         self._watched: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
         self._due: list[tuple[float, int, Timer]] = []
+        self._look_at = _FEW
         self._order = itertools.count()
         self._timerfd = TimerFd()
         self._running = False
@@ -99,6 +102,10 @@ class Loop:
     def at(self, second: float, call: Callback) -> Timer:
         timer = Timer(call)
         heapq.heappush(self._due, (second, next(self._order), timer))
+        if len(self._due) >= self._look_at:  # cancelled ones that are due in a week would gather
+            self._due = [due for due in self._due if due[2].call is not None]
+            heapq.heapify(self._due)
+            self._look_at = max(_FEW, 2 * len(self._due))
         return timer
 
     def after(self, seconds: float, call: Callback) -> Timer:
