@@ -1,6 +1,6 @@
 """Many rules that are asked often: dictionaries find the few that can match, and `linear.checks_of` decides."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, assert_never
 
 from sojourn_shared.contracts.wire import (
@@ -27,11 +27,12 @@ class RuleSet:
     in each, and by every folder above it. What is found there is a candidate, and judged as `match` would.
     """
 
-    __slots__ = ("_index", "rules")
+    __slots__ = ("_depths", "_index", "rules")
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self._index: dict[_Field, dict[_Value, int | _Alike]] = {}
+        self._depths: set[int] = set()  # how deep the folders lie that rules name
         for number, rule in enumerate(self.rules):
             self._add(number, rule)
 
@@ -52,6 +53,8 @@ class RuleSet:
         if (asked := _asked(rule)) is None:
             return
         (field, value), *others = asked.items()
+        if field == "folder":
+            self._depths.add(str(value).count("/"))
         table = self._index.setdefault(field, {})
         there = table.setdefault(value, number)
         if there == number:  # alone, as most rules stay: it needs no dictionaries of its own
@@ -67,7 +70,7 @@ class RuleSet:
         """The numbers of all rules that can match."""
         facts = _facts(application)
         for field, table in self._index.items():
-            for value in _with_parents(facts["parent"]) if field == "folder" else (facts[field],):
+            for value in _with_parents(facts["parent"], self._depths) if field == "folder" else (facts[field],):
                 there = table.get(value)
                 if isinstance(there, int):
                     yield there
@@ -183,8 +186,11 @@ def _joined(parts: Sequence[str] | None) -> str | None:
     return "".join([name + "/" for name in parts]) if parts else None
 
 
-def _with_parents(folder: _Value) -> Iterator[str]:
-    """A folder of the spelling of `_joined` and all those above it, the root first."""
-    end = 0
-    while isinstance(folder, str) and (end := folder.find("/", end) + 1):
-        yield folder[:end]
+def _with_parents(folder: _Value, depths: Collection[int]) -> Iterator[str]:
+    """A folder of the spelling of `_joined` and all those above it, the root first, as far as they are of `depths`."""
+    if isinstance(folder, str):
+        end = 0
+        for depth in range(1, folder.count("/") + 1):
+            end = folder.index("/", end) + 1
+            if depth in depths:
+                yield folder[:end]

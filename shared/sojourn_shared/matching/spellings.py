@@ -9,13 +9,10 @@ _CLSID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{1
 _DRIVE = re.compile(r"[a-z]:")
 
 
-@lru_cache(maxsize=1024)
 def folded(text: str) -> str:
     """One spelling for all that Unicode calls a compatibility caseless match (The Unicode Standard, D146)."""
-    if text.isascii():  # where every form is the same, and lower case the only one
-        return text.lower().strip()
-    once = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
-    return unicodedata.normalize("NFKC", once.casefold()).strip()
+    # In ASCII every form is the same, and lower case the only one.
+    return (text.lower() if text.isascii() else _folded_beyond_ascii(text)).strip()
 
 
 def digest(text: str | None) -> str | None:
@@ -48,3 +45,9 @@ def path_parts(path: str, platform: str | None) -> tuple[str, ...] | None:
     if ".." in names or "." in names or "\0" in path:
         return None
     return root, *filter(None, names)
+
+
+@lru_cache(maxsize=1024)
+def _folded_beyond_ascii(text: str) -> str:
+    once = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
+    return unicodedata.normalize("NFKC", once.casefold())
