@@ -38,6 +38,7 @@ PARTS = (
     Part("elevate", "a covered command beside the bare one", needs_root=True),
     Part("expiry", "grants that are due at once"),
     Part("ledger", "events into the ledger"),
+    Part("matching", "which of many rules matches"),
 )
 
 HELP = """
