@@ -24,7 +24,7 @@ class RuleSet:
     """The answers of `match` for these rules, at a cost that does not grow with their number.
 
     A rule lies in one dictionary only, under the field that tells most of its type. An application is looked up once
-    in each, and by every folder above it. What is found there is a candidate, and judged as `match` would.
+    in each, and by the folders above it. What is found there is a candidate, and judged as `match` would.
     """
 
     __slots__ = ("_depths", "_index", "rules")
