@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from sojourn_agent import between
 from sojourn_agent.config import write_config
+from sojourn_agent.keeper.leaves import carriers
 from sojourn_agent.keeper.state import State
 from sojourn_agent.testing import Computer, a_computer, eventually
 from sojourn_shared.contracts import wire
@@ -89,6 +91,25 @@ def test_19_a_locked_spool_is_not_thrown_away(computer: Computer) -> None:
     holder.close()
     computer.start()
     assert is_refused(computer)
+
+
+def test_15_what_a_dead_agent_left_ends_though_the_next_one_cannot_start(computer: Computer) -> None:
+    """Keeper and warden were killed at once, and nothing can be recorded now: what ran is ended first."""
+    computer.grant()
+    process = computer.popen("--", "/usr/bin/sleep", "987", uid=BOB)
+    run = eventually(lambda: computer.server.of_kind(wire.StartedReport))[0]
+    warden = int(Path(f"/proc/{run.pid}/stat").read_text().rpartition(") ")[2].split()[1])
+    os.kill(warden, signal.SIGSTOP)
+    computer.kill()
+    os.kill(warden, signal.SIGKILL)
+    process.kill()
+    (computer.config.state / "keeper.seed").rename(computer.config.state / "away")
+    told = [sys.executable, "-m", "sojourn_agent.main", "run", "--config", str(computer.folder / "agent.toml")]
+    assert subprocess.run(told, capture_output=True, timeout=20, check=False).returncode == 1
+    assert not list(carriers(run.run_id))
+    (computer.config.state / "away").rename(computer.config.state / "keeper.seed")
+    computer.start()
+    assert eventually(lambda: computer.server.of_kind(wire.EndedReport))[0].cause == "agent_died"
 
 
 @pytest.mark.parametrize("text", ["", "\xff", "{", "[]"])

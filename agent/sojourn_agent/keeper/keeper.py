@@ -57,13 +57,14 @@ class Keeper:
 
         self.state = State(config.state)
         self._lock = self.state.lock()
+        self.leaves = Leaves(config)
+        self._left_over = start_up.end_left_over(self.state, self.leaves)
         key = _key(self.state)
         self.loop = Loop()
         self.timekeeping = Timekeeping(self.loop, self.state, on_change=self._on_time)
         keys = KeyRing(self.state, PublicKey.from_text(config.root_key))
         self.documents = Documents(self.state, config.computer_id, keys, floor=self.timekeeping.floor)
         self.spool = Spool(self.state, key, config.computer_id, self.timekeeping.boot_id, self.now)
-        self.leaves = Leaves(config)
         self.names = Names(self.loop)
         self.runs = Runs(self.loop, self.spool, self.now)
         self.enforcement = Enforcement(
@@ -88,7 +89,7 @@ class Keeper:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (max(_DESCRIPTORS, self.nofile[0]), max(_DESCRIPTORS, self.nofile[1]))
         )
-        start_up.sweep(self.state, self.leaves, self.spool)
+        start_up.report_left_over(self._left_over, self.state, self.leaves, self.spool)
         self.door = Door(self.loop, self.config.socket, self._welcome)
         woken = self._hear_signals()
         self.linkage.start()

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sojourn_shared.clock import boottime, system_clock
@@ -9,7 +11,7 @@ from sojourn_shared.contracts.wire import EndedProcess, EndedReport, EndedRun
 
 from .leaves import Leaves, kill_escaped
 from .spool import Spool
-from .state import State
+from .state import State, Unusable
 
 log = logging.getLogger("sojourn.keeper")
 
@@ -17,8 +19,16 @@ _PATIENCE = 2.0
 """Seconds for all left-over leaves to become empty; what hangs in the kernel must not keep the agent from starting."""
 
 
-def sweep(state: State, leaves: Leaves, spool: Spool) -> None:
-    """Kill every leaf that is there, and whoever carries the id of a run that was not reported as ended."""
+@dataclass(frozen=True)
+class LeftOver:
+    """By run: which processes were still there. `not_gone`: the runs of which something hangs in the kernel."""
+
+    killed: Mapping[str, list[EndedProcess]]
+    not_gone: frozenset[str]
+
+
+def end_left_over(state: State, leaves: Leaves) -> LeftOver:
+    """Kill every leaf that is there: before anything else can fail, since nobody watches them."""
     earlier = state.read("cgroup")
     left = leaves.left_over(*([Path(earlier)] if earlier else []))
     killed: dict[str, list[EndedProcess]] = {}
@@ -30,18 +40,27 @@ def sweep(state: State, leaves: Leaves, spool: Spool) -> None:
         time.sleep(0.001)
         for leaf in left:
             leaf.kill()
+    not_gone = frozenset(leaf.folder.name for leaf in left if not leaf.is_empty())
     for leaf in left:
         leaf.remove()
-    if leaves.parent is not None and earlier != str(leaves.parent):
-        state.write("cgroup", str(leaves.parent))
+    return LeftOver(killed, not_gone)
+
+
+def report_left_over(left: LeftOver, state: State, leaves: Leaves, spool: Spool) -> None:
+    """Also look for whoever carries the id of a run that was not reported as ended. Raises Unusable."""
+    if leaves.parent is not None and state.read("cgroup") != str(leaves.parent):
+        try:
+            state.write("cgroup", str(leaves.parent))
+        except OSError as error:  # the next keeper would not find what this one leaves
+            raise Unusable(f"nothing can be written in {state.folder}: {error.strerror}") from None
     for run_id, grant_id in spool.runs().items():
         escaped = kill_escaped(run_id)
         log.warning("run %s was not ended by the keeper that started it", run_id)
         ended = EndedRun(
             run_id=run_id,
-            processes_ended=killed.get(run_id, []),
+            processes_ended=left.killed.get(run_id, []),
             escaped=escaped,
-            gone=all(leaf.is_empty() for leaf in left if leaf.folder.name == run_id),
+            gone=run_id not in left.not_gone,
             at=system_clock(),
         )
         with spool.transaction():
