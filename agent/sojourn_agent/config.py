@@ -41,7 +41,8 @@ def read_config(path: Path = DEFAULT_CONFIG) -> Config:
     try:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadConfig(f"{path} is not there: enrol this computer first (sojourn-agent enrol)") from None
+        other = "; the agent of `sojourn up` has its own: --config DATA/agent/agent.toml"
+        raise BadConfig(f"{path} is not there: enrol this computer first (sojourn-agent enrol){other}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadConfig(f"{path} cannot be read: {error}") from None
     texts = {name: _text(told, name, path) for name in ("server", "computer_id", "root_key")}

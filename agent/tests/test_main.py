@@ -265,7 +265,8 @@ def test_running_unenrolled_is_a_sentence(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"sojourn-agent: {tmp_path}/agent.toml is not there: enrol this computer first (sojourn-agent enrol)\n"
+        f"sojourn-agent: {tmp_path}/agent.toml is not there: enrol this computer first (sojourn-agent enrol); "
+        "the agent of `sojourn up` has its own: --config DATA/agent/agent.toml\n"
     )
 
 
