@@ -142,7 +142,7 @@ class Found(_Packet, frozen=True, tag="found", kw_only=True):
     """
 
     application: Application
-    key: tuple[int, int, int, int, int] | None
+    key: tuple[int, int, int, int, int, int] | None
     hidden: bool
     writable: str | None
     pid: int | None

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 import sojourn_agent.facts
-from sojourn_agent.facts import HASHED_UP_TO, facts_of
-from sojourn_shared.contracts.wire import Signature
+from sojourn_agent.facts import HASHED_UP_TO
+from sojourn_agent.facts import facts_of as facts_with
+from sojourn_shared.contracts.wire import Application, Signature
+
+
+def facts_of(fd: int, path: str) -> Application:
+    """On a computer without packages."""
+    return facts_with(fd, path, trusted=True, packages=[])
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def fd(file: Path) -> Iterator[int]:
 
 
 def test_facts_are_those_of_the_open_file(fd: int, file: Path) -> None:
-    """SHA-256, size, name and platform; vendor and signature are not known here, and say so."""
+    """SHA-256, size, name and platform; without packages nobody knows a vendor or a signature, and that is said."""
     facts = facts_of(fd, str(file))
     assert facts.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (facts.path, facts.executable, facts.size) == (str(file), "tool", 1_000_000)

@@ -65,7 +65,7 @@ def test_a_grant_in_force_covers_its_user_and_application() -> None:
         ({"child_processes": "deny"}, "observed only"),
         ({"run_as": "postgres"}, "as root only"),
         ({"rule_sets": ["00"]}, "application groups"),
-        ({"rules": [VendorRule(vendor="Debian")]}, "does not yet know vendor"),
+        ({"rules": [VendorRule(vendor="Debian")]}, "vendor is not known on this computer"),
     ],
 )
 def test_what_does_not_cover_says_why(fields: dict[str, Any], why: str) -> None:

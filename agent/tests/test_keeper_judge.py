@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sojourn_agent.facts.dpkg import Dpkg
+from sojourn_agent.facts.owner import Unreadable
 from sojourn_agent.keeper.judge import Caller, Judged, NotJudged, first_writable, judge, secure_path
 
 pytestmark = [
@@ -165,6 +167,40 @@ def test_facts_are_remembered_only_of_settled_files_on_trusted_paths(trusted: Pa
     fresh.parent.chmod(0o777)
     os.utime(fresh, (0, 0))
     assert judged(fresh).key is None
+
+
+def test_what_is_remembered_of_one_name_is_not_told_of_another(trusted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard link is the very same file, but a package vouches for its own name alone."""
+    monkeypatch.setattr("sojourn_agent.keeper.judge._SETTLED_AFTER", -1.0)  # a link is a change
+    one, twin = trusted / "one", trusted / "twin"
+    shutil.copy("/usr/bin/id", one)
+    twin.hardlink_to(one)
+    cache: dict[object, object] = {}
+    for name in (one, twin, one, twin):
+        found = judged(name, cache=cache)
+        assert found.application.path == str(name)
+        assert found.key is not None
+        cache[found.key] = found.application
+    assert judged(twin, cache=cache).key is None
+
+
+@pytest.mark.skipif(not Path("/var/lib/dpkg/status").exists(), reason="this computer has no dpkg")
+def test_what_could_not_be_told_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was told before packages changed counts no more."""
+
+    def in_trouble(*_: object) -> list[object]:
+        raise Unreadable("changing just now")
+
+    before = judged("/usr/bin/id")
+    assert before.key is not None
+    with monkeypatch.context() as trouble:
+        trouble.setattr(Dpkg, "owners", in_trouble)
+        found = judged("/usr/bin/id")
+        assert (found.key, found.application.signature.status) == (None, "unknown")
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr(Dpkg, "stamp", lambda _: (1, 2, 3))
+        again = judged("/usr/bin/id", cache={before.key: before.application})
+        assert again.key not in (None, before.key)
 
 
 def test_a_descriptor_of_the_agent_is_no_program() -> None:

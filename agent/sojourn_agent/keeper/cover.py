@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sojourn_shared.contracts.wire import Application, Cause, Grant, UnreadableGrant, VendorRule, VerifiedExecutableRule
-from sojourn_shared.contracts.wire import ProductRule as _ProductRule
+from sojourn_shared.contracts.wire import Application, Cause, Grant, UnreadableGrant
 from sojourn_shared.matching import Match, match
 
 from .document import Held
@@ -73,8 +72,7 @@ def cover(
         elif (end := state_at(grant, use, now)) != "in force":
             nearest = max(nearest, (1, f"{_called(grant)} {_SENTENCES[end]}"))
         elif not isinstance(answer := match(grant.rules, application), Match):
-            why = answer.why + _missing_facts(grant, answer.nearest, application)
-            nearest = max(nearest, (4, why))
+            nearest = max(nearest, (4, answer.why))
         elif grant.max_uses is not None and grant.uses_before + use.uses >= grant.max_uses:
             nearest = max(nearest, (5, f"{_called(grant)} was used as often as it may be ({grant.max_uses})"))
         else:
@@ -156,15 +154,6 @@ def _called(grant: Grant) -> str:
     return (
         f"access by the policy “{grant.policy_name}”" if grant.policy_name else f"access by request {grant.request_id}"
     )
-
-
-def _missing_facts(grant: Grant, nearest: int | None, application: Application) -> str:
-    """Rules by vendor, product or verification need facts of the package, which this agent does not take yet."""
-    if nearest is None or application.signature.status != "unknown":
-        return ""
-    if isinstance(grant.rules[nearest], VendorRule | _ProductRule | VerifiedExecutableRule):
-        return " (this agent does not yet know vendor, product or package signature of a file)"
-    return ""
 
 
 _SENTENCES = {

@@ -11,9 +11,7 @@ import stat
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 
-import msgspec
-
-from sojourn_agent.facts import facts_of
+from sojourn_agent.facts import facts_of, packages_of, stamp_of
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts.wire import Application
 
@@ -38,9 +36,10 @@ class NotJudged(Exception):
         self.why = why
 
 
-Key = tuple[int, int, int, int, int]
+Key = tuple[int, int, int, int, int, int]
 Cache = MutableMapping[Key, Application]
-"""Facts of files on trusted paths, without arguments, by (device, inode, size, mtime_ns, ctime_ns)."""
+"""Facts of files on trusted paths, without arguments, by (device, inode, size, mtime_ns, ctime_ns, stamp of the package
+databases)."""
 
 
 @dataclass(frozen=True)
@@ -315,16 +314,21 @@ def _interpreter(fd: int, path: str) -> tuple[int, str]:
 
 def _facts(fd: int, path: str, *, trusted: bool, cache: Cache) -> tuple[Application, Key | None]:
     status = os.fstat(fd)
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if trusted and (known := cache.get(key)) is not None:
-        return msgspec.structs.replace(known, path=path, executable=os.path.basename(path)), None
+    packages = packages_of()
+    stamp = stamp_of(packages)
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, stamp)
+    # One inode may have several names (hard links), but a package owns it under one of them.
+    if trusted and (known := cache.get(key)) is not None and known.path == path:
+        return known, None
     try:
-        application = facts_of(fd, path)
+        application = facts_of(fd, path, trusted=trusted, packages=packages)
     except OSError as error:
         raise NotJudged(126, "not-executable", f"{path} cannot be read: {error.strerror}") from None
     changed = max(status.st_mtime, status.st_ctime)
-    settled = application.sha256 is not None and system_clock().timestamp() - changed > _SETTLED_AFTER
-    return application, key if trusted and settled else None
+    settled = system_clock().timestamp() - changed > _SETTLED_AFTER and stamp_of(packages) == stamp
+    # What could not be known now may be known the next time, unless nothing here could ever tell.
+    complete = application.sha256 is not None and (application.signature.status != "unknown" or not packages)
+    return application, key if trusted and settled and complete else None
 
 
 def _parts(path: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import assert_never
 
 from sojourn_agent.packets import Reason
 from sojourn_shared.contracts.wire import (
@@ -15,6 +16,7 @@ from sojourn_shared.contracts.wire import (
     Grant,
     ProductRule,
     Rule,
+    Signature,
     VendorRule,
     VerifiedExecutableRule,
 )
@@ -101,11 +103,26 @@ def facts(application: Application, writable: str | None) -> tuple[list[str], di
         ("product", application.product),
         ("version", application.version),
         ("package", application.package),
-        ("signature", application.signature.status),
+        ("signature", signature(application.signature)),
         ("trusted path", trusted),
     ]
     lines = [f"{name:13} {value}" for name, value in rows if value is not None]
     return lines, {"application": application, "trusted": writable is None, "writable": writable}
+
+
+def signature(found: Signature) -> str:
+    """Its status, and what it means here."""
+    by = f" by {found.by}" if found.by else ""
+    match found.status:
+        case "verified":
+            return f"verified{by}: it is what its package brought"
+        case "invalid":
+            return f"invalid: it is not what its package brought{by and f' (recorded{by})'}"
+        case "unsigned":
+            return "unsigned: it belongs to no package"
+        case "unknown":
+            return "unknown: nothing shows that it is what a package brought, and stays so"
+    assert_never(found.status)
 
 
 def granted(grant: Grant, until: datetime | None, state: str) -> str:
