@@ -6,9 +6,11 @@ One stack for all of it. Each test tells a part, with policies of its own, in th
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -242,6 +244,65 @@ def test_autonomous_approval_decides_and_explains_itself(cast: Cast) -> None:
             assert [check["name"] for check in asked["checks"] if not check["passed"]] == ["duration"]
             cast.admin.post(f"/requests/{asked['id']}/decline", {"note": "shorter, please"})
             assert elevate.wait(10) == 77
+    finally:
+        cast.admin.put("/settings/autonomous-approval", enabled=False, trusted_users=[])
+
+
+@pytest.mark.skipif(not Path("/var/lib/dpkg/info/coreutils.md5sums").exists(), reason="coreutils is no package of dpkg")
+@pytest.mark.parametrize("kind", ["product", "vendor", "verified_executable"])
+def test_a_policy_on_a_package_elevates_what_the_package_brought(cast: Cast, kind: str) -> None:
+    """By product, vendor or verified executable; an edited copy beside it, root's too, is refused."""
+    facts = dict(line.split(None, 1) for line in cast.bob.elevate("--facts", "--", "nproc").stdout.splitlines())
+    rule = {
+        "product": {"type": "product", "product": "CoreUtils"},
+        "vendor": {"type": "vendor", "vendor": facts["vendor"]},
+        "verified_executable": {"type": "verified_executable", "executable": "nproc", "vendor": facts["vendor"]},
+    }[kind]
+    assert cast.bob.elevate("--check", "--", "/usr/bin/nproc").returncode == 77
+    policy = cast.admin.deploys(f"Of coreutils, {kind}", users=only(BOB), duration=fixed(5), access=specific(rule))
+    eventually(lambda: cast.bob.elevate("--", "/usr/bin/nproc").returncode == 0, 5, "the policy is in force")
+    started = eventually(lambda: cast.admin.elevations_of(cast.admin.grant_of(policy)["id"]), 5, "the start is told")
+    assert started[0]["application"]["package"] == facts["package"]
+    assert started[0]["application"]["signature"] == {"status": "verified", "by": "dpkg"}
+    with tempfile.TemporaryDirectory(dir="/opt") as folder:
+        Path(folder).chmod(0o755)
+        edited = Path(folder, "nproc")
+        shutil.copy("/usr/bin/nproc", edited)
+        with edited.open("ab") as out:
+            out.write(b"edited")
+        refused = cast.bob.elevate("--check", "--", str(edited))
+        assert refused.returncode == 77
+        assert "not known on this computer" in refused.stdout
+    cast.admin.post(f"/policies/{policy['id']}/withdraw")
+    eventually(lambda: cast.bob.elevate("--check", "--", "/usr/bin/nproc").returncode == 77, 5, "it is withdrawn")
+
+
+@pytest.mark.skipif(not Path("/var/lib/dpkg/info/coreutils.md5sums").exists(), reason="coreutils is no package of dpkg")
+def test_verified_applications_pass_autonomous_approval(cast: Cast) -> None:
+    """The request names the package; with verification required, as by default, a packaged program passes."""
+    cast.admin.put(
+        "/settings/autonomous-approval",
+        enabled=True,
+        trusted_users=[ALICE],
+        require_verified_application=True,
+        cooldown_after_decline_minutes=0,
+    )
+    try:
+        done = cast.alice.elevate("--for", "5m", "--because", "routine", "--", "/usr/bin/uname", "-r")
+        assert done.returncode == 0, done.stderr
+        decided = cast.admin.get("/requests", user=ALICE, status="approved")["items"][0]
+        assert decided["application"]["product"] == "coreutils"
+        assert decided["application"]["package"].startswith("coreutils ")
+        (check,) = [one for one in decided["decision"]["checks"] if one["name"] == "verified"]
+        assert (check["passed"], check["value"], check["threshold"]) == (True, "verified", "verified")
+        with tempfile.TemporaryDirectory(dir="/opt") as folder:
+            Path(folder).chmod(0o755)
+            copy = shutil.copy("/usr/bin/arch", folder)
+            with cast.alice.elevating("--for", "5m", "--because", "routine", "--", copy) as elevate:
+                asked = cast.admin.pending(ALICE)
+                assert [one["name"] for one in asked["checks"] if not one["passed"]] == ["verified"]
+                cast.admin.post(f"/requests/{asked['id']}/decline", {"note": "use the packaged one"})
+                assert elevate.wait(10) == 77
     finally:
         cast.admin.put("/settings/autonomous-approval", enabled=False, trusted_users=[])
 

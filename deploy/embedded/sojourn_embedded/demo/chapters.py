@@ -106,6 +106,10 @@ def a_request_is_decided(cast: Cast, tell: Telling) -> None:
     with cast.alice.at_a_terminal(*asking, "--", *command) as terminal:
         asked = cast.admin.pending(cast.alice.name)
         tell.line(f"pending: {asked['user']}, {' '.join(command)}, 5 minutes, “{asked['justification']}”", watch.lap())
+        facts = asked["application"]
+        if facts["package"]:
+            signature = facts["signature"]["status"]
+            tell.line(f"the approver sees its package: {facts['package']} by {facts['vendor']}, {signature}")
         cast.admin.post(f"/requests/{asked['id']}/approve", {"note": "go on"})
         watch.lap()
         status = terminal.ends()
