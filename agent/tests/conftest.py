@@ -304,13 +304,18 @@ async def world(nats: TestNats) -> AsyncIterator[LinkWorld]:
     finally:
         keeper.close()
         if made.task:
-            await made.task
+            async with asyncio.timeout(20):  # a link that outlives its keeper fails the test, and hangs nothing
+                await made.task
         else:
             keeper.links_end.close()
-        for client in made.clients:
-            await client.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):  # these are the test's own: their end proves nothing
+                for client in made.clients:
+                    await client.close()
         made.server.close()
-        await proxy.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await proxy.close()
 
 
 class EnrollingServer:

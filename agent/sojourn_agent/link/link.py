@@ -122,7 +122,8 @@ class Link:
 
     async def _stay_connected(self) -> None:
         pause = Backoff(*self._pauses.connect)
-        while True:
+        # Python 3.11's `wait_for`, which nats-py uses, may lose the cancellation that says so: hence the look.
+        while not self._pipe.gone.is_set():
             credentials = self._credentials
             try:
                 connection = await bus.Connection.open(self._login, credentials)
@@ -142,6 +143,8 @@ class Link:
 
     async def _stay_with(self, connection: bus.Connection) -> str:
         """Until it is over; answers why."""
+        if self._pipe.gone.is_set():
+            await connection.close()
         self._connection = connection
         self._say(between.Connected(up=True))
         try:
