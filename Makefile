@@ -57,6 +57,7 @@ $(STAMP): requirements/embedded.txt $(DISTS:%=%/pyproject.toml)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/embedded.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(DISTS:%=-e ./%)
+	@ln -sf ../../agent/elevate $(BIN)/elevate
 	@touch $@
 
 .PHONY: requirements
