@@ -134,8 +134,9 @@ def test_an_enrolment_token_is_shown_once_with_what_to_do(sojourn: Sojourn) -> N
 
 def test_the_ledger_is_verified_and_kept_checkpoints_hold(sojourn: Sojourn, tmp_path: Path) -> None:
     """A checkpoint that was kept is a prefix of what is there later."""
-    kept = tmp_path / "kept"
-    assert sojourn("audit", "verify", "--keep", str(kept)).returncode == 0
+    kept, key = tmp_path / "kept", tmp_path / "key"
+    key.write_text(sojourn("audit", "key").stdout)
+    assert sojourn("audit", "verify", "--keep", str(kept), "--key", f"@{key}").returncode == 0
     sojourn("computers", "token", "one more event")
     later = sojourn("audit", "verify", "--since", str(kept))
     assert later.returncode == 0, later.stderr

@@ -102,6 +102,19 @@ def export(
 
 
 @app.command()
+def key(json: Json = False) -> None:
+    """Print the ledger's public key. Keep it outside: whoever asks the accused for the key proves nothing.
+
+    Example: sojourn audit key > ledger.key
+    """
+    found = Client.from_environment().get("/audit/keys")
+    if json:
+        print_json(found)
+    else:
+        print("\n".join(found["keys"]))
+
+
+@app.command()
 def verify(
     ledger: Annotated[Path | None, typer.Option(help="An export; the server's ledger otherwise.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="The checkpoint to hold it against; the newest.")] = None,

@@ -1,5 +1,6 @@
 """`sojourn grants` and `sojourn elevations`: what is in force, and what ran."""
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,9 @@ from sojourn_cli.output import (
     when,
 )
 from sojourn_cli.resolve import whole_id
+
+CONFIRMED_WITHIN = 1.0
+"""Seconds; a computer that is connected confirms an end within a tenth of it."""
 
 grants = typer.Typer(no_args_is_help=True, help="Grants: what is in force; revoke.")
 elevations = typer.Typer(no_args_is_help=True, help="Elevations: what ran elevated, and how it ended.")
@@ -83,12 +87,20 @@ def revoke(
     Example: sojourn grants revoke 0199… --reason "wrong computer"
     """
     body = {"reason": reason} | ({} if grace is None else {"grace_seconds": grace})
-    done = Client.from_environment().post(f"/grants/{whole_id(grant)}/revoke", body)
+    client = Client.from_environment()
+    path = f"/grants/{whole_id(grant)}"
+    done = client.post(f"{path}/revoke", body)
+    deadline = time.monotonic() + CONFIRMED_WITHIN
+    while done["delivery"] == "ending" and time.monotonic() < deadline:
+        time.sleep(0.05)
+        done = client.get(path)
     if json:
         print_json(done)
         return
     confirmed = "the computer confirmed it" if done["delivery"] == "ended" else "the computer has not confirmed it yet"
     say(f"The grant is {done['status']}; {confirmed} ({done['delivery']}).")
+    if (why := (done["revoked"] or {}).get("reason")) and why != reason:
+        say(f"It was revoked before, for another reason: {why}")
 
 
 @elevations.command("list")
