@@ -454,9 +454,12 @@ def test_15_a_hanging_warden_is_no_longer_life(computer: Computer) -> None:
     computer.grant(ANYTHING, until=end)
     process = computer.popen("--", "/usr/bin/sleep", "987", uid=MALLORY)
     run_of(computer)
-    os.kill(warden_of(computer), signal.SIGSTOP)
-    none_left(computer, 4)
-    assert (system_clock() - end).total_seconds() < 1
+    os.kill(warden := warden_of(computer), signal.SIGSTOP)
+    try:
+        none_left(computer, 4)
+        assert (system_clock() - end).total_seconds() < 1
+    finally:
+        os.kill(warden, signal.SIGKILL)  # or it would stay as it is for ever, when its keeper is gone
     process.kill()
 
 
