@@ -64,4 +64,4 @@ $(STAMP): requirements/embedded.txt $(DISTS:%=%/pyproject.toml)
 requirements:  ## pin the newest versions that fit requirements/*.in, with their hashes (needs pip-compile)
 	cd requirements && for part in agent service embedded; do \
 	    CUSTOM_COMPILE_COMMAND="make requirements" pip-compile --quiet --upgrade --generate-hashes --strip-extras \
-	        --no-emit-index-url --no-emit-find-links --output-file $$part.txt $$part.in; done
+	        --no-emit-options --output-file $$part.txt $$part.in; done
