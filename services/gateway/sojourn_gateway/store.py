@@ -9,7 +9,6 @@ import msgspec
 from sqlalchemy import (
     Boolean,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -32,6 +31,7 @@ from sqlalchemy.exc import IntegrityError
 from sojourn_shared.clock import rfc3339
 from sojourn_shared.contracts.events import Actor
 from sojourn_shared.service import Paging, Transaction, settled_until
+from sojourn_shared.service.schema import moment
 
 from .domain import (
     SESSION_IDLE,
@@ -54,10 +54,6 @@ Refused = Literal["sign_in", "api_key"]
 LINKS_KEPT = timedelta(days=35)  # so that a used link is said to be used, not unknown
 
 
-def _moment(name: str, **options: Any) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), **options)
-
-
 def _account() -> Column[Any]:
     return Column("account_id", Text, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False)
 
@@ -73,8 +69,8 @@ accounts = Table(
     Column("roles", ARRAY(Text), nullable=False),
     Column("os_users", ARRAY(Text)),
     Column("is_first", Boolean, nullable=False),  # made from the bootstrap file; at most one is
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     Index("accounts_email", "email_key", unique=True),
     Index("accounts_first", "is_first", unique=True, postgresql_where=text("is_first")),
     Index("accounts_newest", "created_at", "id"),
@@ -89,8 +85,8 @@ api_keys = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("created_by", Text, nullable=False),
     _account(),
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     Index("api_keys_by_digest", "digest", unique=True),
     Index("api_keys_by_account", "account_id"),
     Index("api_keys_newest", "created_at", "id"),
@@ -101,8 +97,8 @@ sessions = Table(
     Column("id", Text, primary_key=True),
     Column("digest", LargeBinary, nullable=False),
     _account(),
-    _moment("created_at", nullable=False),
-    _moment("seen_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("seen_at", nullable=False),
     Index("sessions_by_digest", "digest", unique=True),
     Index("sessions_by_account", "account_id"),
 )
@@ -111,9 +107,9 @@ sign_in_links = Table(
     metadata,
     Column("digest", LargeBinary, primary_key=True),
     _account(),
-    _moment("created_at", nullable=False),
-    _moment("expires_at", nullable=False),
-    _moment("used_at"),
+    moment("created_at", nullable=False),
+    moment("expires_at", nullable=False),
+    moment("used_at"),
     Index("sign_in_links_by_account", "account_id"),
 )
 refusals = Table(
@@ -121,7 +117,7 @@ refusals = Table(
     metadata,
     Column("source", Text, primary_key=True),
     Column("what", Text, primary_key=True),
-    _moment("minute", primary_key=True),
+    moment("minute", primary_key=True),
     Column("count", Integer, nullable=False),
 )
 

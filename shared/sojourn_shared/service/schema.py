@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 FRAME = MetaData()
 
 
-def _moment(name: str, **options: Any) -> Column[Any]:
+def moment(name: str, **options: Any) -> Column[Any]:
+    """A column of moments: aware, to the microsecond."""
     return Column(name, DateTime(timezone=True), **options)
 
 
@@ -34,8 +35,8 @@ outbox = Table(
     Column("entity_id", Text, nullable=False),
     Column("version", BigInteger),
     Column("body", LargeBinary, nullable=False),
-    _moment("created_at", nullable=False),
-    _moment("published_at"),
+    moment("created_at", nullable=False),
+    moment("published_at"),
     # One change, one event: a second event for the same version of an entity is a bug, and fails here.
     Index("outbox_one_event_per_version", "entity", "entity_id", "version", unique=True),
     Index("outbox_waiting", "id", postgresql_where=text("published_at IS NULL")),
@@ -45,7 +46,7 @@ inbox = Table(
     "inbox",
     FRAME,
     Column("id", Text, primary_key=True),  # an event's id, or `<computer id>/<report id>`
-    _moment("received_at", nullable=False),
+    moment("received_at", nullable=False),
     Index("inbox_by_age", "received_at"),
 )
 
@@ -65,7 +66,7 @@ parked = Table(
     Column("body", LargeBinary, nullable=False),
     Column("reason", Text, nullable=False),
     Column("tries", Integer, nullable=False),
-    _moment("parked_at", nullable=False),
+    moment("parked_at", nullable=False),
 )
 
 idempotency = Table(
@@ -76,7 +77,7 @@ idempotency = Table(
     Column("status", SmallInteger, nullable=False),
     Column("headers", JSONB, nullable=False),
     Column("body", LargeBinary, nullable=False),
-    _moment("created_at", nullable=False),
+    moment("created_at", nullable=False),
     Index("idempotency_by_age", "created_at"),
 )
 
@@ -84,7 +85,7 @@ heartbeat = Table(
     "health",
     FRAME,
     Column("id", SmallInteger, primary_key=True),
-    _moment("written_at", nullable=False),
+    moment("written_at", nullable=False),
 )
 
 

@@ -1,13 +1,10 @@
 """The tables; `migrations/` makes them, and a test compares the two."""
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Index,
     Integer,
     MetaData,
@@ -19,11 +16,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from sojourn_shared.service.schema import moment
+
 metadata = MetaData()
-
-
-def _moment(name: str, **options: Any) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), **options)
 
 
 grants = Table(
@@ -42,26 +37,26 @@ grants = Table(
     Column("revision", Integer),
     Column("users_all", Boolean, nullable=False),
     Column("user_names", ARRAY(Text), nullable=False),
-    _moment("from_at", nullable=False),
-    _moment("until"),
+    moment("from_at", nullable=False),
+    moment("until"),
     Column("starts", Text, nullable=False),
     Column("duration_minutes", Integer),
-    _moment("take_up_until"),
-    _moment("first_used_at"),
+    moment("take_up_until"),
+    moment("first_used_at"),
     Column("rules", JSONB, nullable=False),
     Column("child_processes", Text, nullable=False),
     Column("run_as", Text, nullable=False),
     Column("max_uses", Integer),
     Column("ticket_required", Boolean, nullable=False),
     Column("ends_with_application", Boolean, nullable=False),
-    _moment("applied_at"),
-    _moment("ended_at"),
+    moment("applied_at"),
+    moment("ended_at"),
     Column("revoked", JSONB(none_as_null=True)),
     Column("failure", Text),
     Column("wire_bytes", Integer, nullable=False),  # what it takes in a document
-    _moment("due_at"),  # when the clock looks at it again
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("due_at"),  # when the clock looks at it again
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     # One grant for each version of an assignment: one that was revoked or is over is not opened again.
     UniqueConstraint("assignment_id", "assignment_version", name="grants_one_per_assignment_version"),
     CheckConstraint(
@@ -122,16 +117,16 @@ computers = Table(
     Column("version", BigInteger, nullable=False),
     Column("kid", Text),
     Column("document", Text),
-    _moment("signed_at"),
-    _moment("sign_at"),  # NULL: never again
+    moment("signed_at"),
+    moment("sign_at"),  # NULL: never again
     Column("taken_away", Boolean, nullable=False),  # since the newest document: the next goes out as `.revoke`
     Column("pushed_version", BigInteger, nullable=False),
     # What the computer said that it holds.
     Column("held_version", BigInteger, nullable=False),
     Column("applied_epoch", Integer, nullable=False),
     Column("applied_version", BigInteger, nullable=False),
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     CheckConstraint("status IN ('enrolled', 'decommissioned')", name="computers_status_is_a_status"),
     CheckConstraint("(version = 0) = (document IS NULL)", name="computers_version_is_of_a_document"),
     Index("computers_to_sign", "sign_at", postgresql_where=text("sign_at IS NOT NULL")),
@@ -151,17 +146,17 @@ elevations = Table(
     Column("application", JSONB(none_as_null=True)),
     Column("rule", JSONB(none_as_null=True)),
     Column("pid", Integer),
-    _moment("started_at"),
+    moment("started_at"),
     Column("moved_seq", BigInteger),
-    _moment("ended_at"),
+    moment("ended_at"),
     Column("cause", Text),
     Column("exit_status", Integer),
     Column("processes_ended", JSONB, nullable=False),
     Column("escaped", JSONB, nullable=False),
     Column("kill_ms", Integer),
     Column("gone", Boolean),
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     CheckConstraint("(ended_at IS NULL) = (cause IS NULL)", name="elevations_end_has_a_cause"),
     CheckConstraint("(started_at IS NULL) = (started_under IS NULL)", name="elevations_start_has_a_grant"),
     Index("elevations_of_grant", "grant_id"),
@@ -178,7 +173,7 @@ stray_ends = Table(
     Column("computer_id", Text, primary_key=True),
     Column("grant_id", Text, primary_key=True),
     Column("cause", Text, nullable=False),
-    _moment("at", nullable=False),
+    moment("at", nullable=False),
 )
 
 liveness = Table(
@@ -187,7 +182,7 @@ liveness = Table(
     Column("computer_id", Text, primary_key=True),
     Column("connected", Boolean, nullable=False),
     Column("said_version", BigInteger, nullable=False),  # of the newest agent.connected or agent.lost
-    _moment("last_seen_at", nullable=False),
+    moment("last_seen_at", nullable=False),
     Column("boot_id", Text, nullable=False),
     Column("agent_version", Text, nullable=False),
     Column("running", JSONB, nullable=False),

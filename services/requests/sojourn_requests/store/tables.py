@@ -1,13 +1,10 @@
 """The tables. Everything that is asked or compared has a column; what is only shown lies in JSON."""
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     ForeignKey,
     Index,
     Integer,
@@ -19,11 +16,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from sojourn_shared.service.schema import moment
+
 metadata = MetaData()
-
-
-def _moment(name: str, **options: Any) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), **options)
 
 
 requests = Table(
@@ -41,21 +36,21 @@ requests = Table(
     Column("external_refs", JSONB, nullable=False),
     Column("requested_by", Text, nullable=False),
     Column("asker", JSONB, nullable=False),
-    _moment("not_before"),
+    moment("not_before"),
     Column("max_uses", Integer),
     Column("ends_with_application", Boolean, nullable=False),
-    _moment("expires_at", nullable=False),
-    _moment("take_up_until"),
+    moment("expires_at", nullable=False),
+    moment("take_up_until"),
     Column("approvals", JSONB, nullable=False),
     Column("checks", JSONB, nullable=False),
     Column("decision", JSONB(none_as_null=True)),
     Column("decided_by", Text),
-    _moment("decided_at"),
+    moment("decided_at"),
     Column("closing", JSONB(none_as_null=True)),
     Column("grant_id", Text, unique=True),
     Column("problem", Text),
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     CheckConstraint("status IN ('pending', 'approved', 'declined', 'cancelled', 'expired')", name="request_status"),
     CheckConstraint(
         "(status = 'approved') = (grant_id IS NOT NULL) AND (status = 'approved') = (take_up_until IS NOT NULL)",
@@ -88,7 +83,7 @@ report_answers = Table(
     Column("joined", Text, ForeignKey("requests.id")),
     Column("problem", Text),
     Column("detail", Text),
-    _moment("created_at", nullable=False),
+    moment("created_at", nullable=False),
     CheckConstraint("(joined IS NULL) <> (problem IS NULL)", name="report_answer_is_one_of_two"),
     Index("report_answers_by_request", "joined"),
 )
@@ -109,8 +104,8 @@ settings = Table(
     Column("version", Integer, nullable=False),
     Column("body", JSONB, nullable=False),
     Column("trust", JSONB, nullable=False),  # who wrote each name into trusted_users
-    _moment("created_at", nullable=False),
-    _moment("updated_at", nullable=False),
+    moment("created_at", nullable=False),
+    moment("updated_at", nullable=False),
     CheckConstraint("id IN ('requests', 'autonomous-approval')", name="settings_id"),
 )
 
@@ -130,7 +125,7 @@ agents = Table(
     # A copy of what expiry says of their liveness; apart from `computers`, because either may be heard first.
     Column("computer_id", Text, primary_key=True),
     Column("connected", Boolean, nullable=False),
-    _moment("last_seen_at"),
+    moment("last_seen_at"),
 )
 
 accounts = Table(
