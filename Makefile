@@ -23,8 +23,16 @@ demo: $(STAMP)  ## the whole story in a minute, on a throw-away stack
 	@$(BIN)/python -m sojourn_embedded.demo $(ARGS)
 
 .PHONY: test
-test: $(STAMP)  ## lint, types, import rules and every test; T=path runs the tests below that path alone
-ifdef T
+test:  ## lint, types, import rules and every test; T=path runs the tests below that path alone
+ifeq ($(shell sh deploy/embedded/is-closed),closed)
+	@sh deploy/embedded/in-the-open test T="$(T)"
+else
+	@$(MAKE) --no-print-directory test-here T="$(T)"
+endif
+
+.PHONY: test-here
+test-here: $(STAMP)
+ifneq ($(T),)
 	$(BIN)/pytest $(T)
 else
 	@$(MAKE) --no-print-directory lint
