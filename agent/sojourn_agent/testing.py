@@ -409,3 +409,18 @@ if __name__ == "__main__":
 
     logging.basicConfig(format="%(relativeCreated)d %(message)s", level=logging.INFO)
     keeper.run(read_config(Path(sys.argv[1])), link=socket.socket(fileno=int(sys.argv[2])))
+
+
+def as_user(uid: int, act: Callable[[], Any]) -> int:
+    """`act` in a child with another user's rights; its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            status = int(act() or 0)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -21,7 +21,7 @@ import pytest
 
 from sojourn_agent import between
 from sojourn_agent.keeper.leaves import carriers
-from sojourn_agent.testing import Computer, FakeServer, Typist, a_computer, eventually
+from sojourn_agent.testing import Computer, FakeServer, Typist, a_computer, as_user, eventually
 from sojourn_shared.clock import system_clock
 from sojourn_shared.contracts import wire
 from sojourn_shared.signing import PrivateKey
@@ -78,21 +78,6 @@ def _state(pid: int) -> str:
 
 def none_left(computer: Computer, seconds: float) -> None:
     eventually(lambda: not survivors(computer), seconds)
-
-
-def as_user(uid: int, act: Any) -> int:
-    """`act` in a child with another user's rights; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            status = int(act() or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def knock(computer: Computer, body: dict[str, Any], *, descriptors: bool = True) -> socket.socket:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sojourn_agent.testing import Computer, a_computer, eventually, os_user
+from sojourn_agent.testing import Computer, a_computer, as_user, eventually, os_user
 from sojourn_shared.contracts import wire
 
 pytestmark = [
@@ -30,21 +30,6 @@ MALLORY, BOB = 64_002, 64_001
 def computer() -> Iterator[Computer]:
     with a_computer() as computer:
         yield computer
-
-
-def as_user(uid: int, act: Any) -> int:
-    """`act` in a child with another user's rights; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-            status = int(act() or 0)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def says(computer: Computer, body: dict[str, Any], *descriptors: int, seconds: float = 5) -> dict[str, Any]:

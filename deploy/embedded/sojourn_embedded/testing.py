@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,20 @@ class TestNats:
 @pytest.fixture(scope="session")
 def nats(throw_away_folder: Path) -> Iterator[TestNats]:
     """A real NATS as `TestNats`; its streams keep what earlier tests published."""
-    keys = throw_away_folder / "nats-keys"
+    with running_nats(throw_away_folder) as running:
+        yield running
+
+
+@contextmanager
+def running_nats(folder: Path) -> Iterator[TestNats]:
+    """A NATS in `folder` for the time of a block, with the accounts, streams and consumers that Sojourn ships."""
+    keys = folder / "nats-keys"
     keys.mkdir(0o700)
     server = NatsServer(
-        folder=throw_away_folder / "nats",
+        folder=folder / "nats",
         identity=_own_uid(_NATS) if not closed_folder(nats_binary()) else Identity.caller(),
         port=free_port(),
-        log=throw_away_folder / "nats.log",
+        log=folder / "nats.log",
     )
     accounts = Accounts.kept(None, system_clock())
     own(server.folder, server.identity)
